@@ -1,0 +1,73 @@
+"""Simulation-based inference and unfolding for particle physics.
+
+Everything starts from weighted events, `nuinfer.Events`, and goes through a density ratio that a network learns from
+them (`nuinfer.fit_ratio`), alone or alternated (`nuinfer.omnifold`).  The names below load when they are first used,
+so that ``import nuinfer as nu`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "DeepSet": "nets",
+    "Events": "events",
+    "Features": "features",
+    "MLP": "nets",
+    "NotConverged": "errors",
+    "Ragged": "events",
+    "Ratio": "ratio",
+    "Training": "train",
+    "Transformer": "nets",
+    "Trees": "trees",
+    "Unfolded": "unfolding",
+    "fit_ratio": "ratio",
+    "iterate": "io",
+    "omnifold": "unfolding",
+    "open_events": "io",
+    "processes": "tasks",
+    "read_hdf5": "io",
+    "read_npz": "io",
+    "read_parquet": "io",
+    "read_root": "io",
+}
+
+_MODULES = (
+    "calibration",
+    "ensemble",
+    "errors",
+    "events",
+    "features",
+    "hashing",
+    "io",
+    "losses",
+    "metrics",
+    "nets",
+    "plots",
+    "ratio",
+    "resample",
+    "simulators",
+    "store",
+    "tasks",
+    "train",
+    "trees",
+    "unfolding",
+)
+
+__all__ = ["__version__", *_NAMES, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
