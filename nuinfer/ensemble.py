@@ -1,0 +1,183 @@
+"""K log-ratio estimators trained as one: what `nuinfer.ratio` and `nuinfer.unfolding` share.
+
+``fit`` takes rows with two weights each (numerator, denominator), a `Resample` that says how each network sees them,
+and a spec; it gives an `Ensemble` of networks or a `Forest` of boosted trees, both of which answer ``log`` (K, N).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import nets
+from .features import Batch, Inputs, Shape
+from .losses import Loss
+from .nets import Network, Stack, Standardise, State
+from .resample import Resample
+from .train import History, Risk, Training, train
+from .trees import Forest, Trees, fit_forest
+
+__all__ = ["Ensemble", "Fitted", "fit"]
+
+Floats = NDArray[np.float64]
+
+_ROWS = 1 << 13  # rows of one evaluation: activations of all networks stay small
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """K trained networks of one architecture, with the standardisation of their inputs."""
+
+    stack: Stack
+    state: State
+    standardise: Standardise
+
+    @property
+    def networks(self) -> int:
+        """How many networks it holds."""
+        return len(next(iter(self.state.values())))
+
+    def tensor(self, batch: Batch) -> Tensor:
+        """Outputs (K, B) of a batch of one member, differentiable in its values."""
+        return self.stack(self.state, self.standardise(batch).expand(self.networks))
+
+    @torch.no_grad()
+    def log(self, inputs: Inputs) -> Floats:
+        """Outputs (K, N), in float64."""
+        out = np.empty((self.networks, len(inputs)))
+        for start in range(0, len(inputs), _ROWS):
+            rows = slice(start, start + _ROWS)
+            out[:, rows] = self.tensor(inputs.span(start, start + _ROWS)).cpu().numpy()
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save."""
+        scales = {f"standardise.{name}": t for name, t in self.standardise.arrays().items()}
+        named = {f"state.{name}": t for name, t in self.state.items()} | scales
+        return {name: t.detach().cpu().numpy() for name, t in named.items()}
+
+    @classmethod
+    def of_arrays(cls, stack: Stack, arrays: dict[str, NDArray[Any]]) -> Ensemble:
+        """The inverse of `arrays`, for a stack of the same spec."""
+        tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+        parts: dict[str, State] = {"state": {}, "standardise": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = tensor
+        expected = {name: tuple(tensor.shape[1:]) for name, tensor in stack.initial(0, [0]).items()}
+        found = {name: tuple(tensor.shape[1:]) for name, tensor in parts["state"].items()}
+        if expected != found:
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            raise ValueError(
+                f"module: expected a network with the saved tensors, found another in {wrong[0]!r}: saved shape "
+                f"{found.get(wrong[0])}, made {expected.get(wrong[0])}"
+            )
+        state = {name: parts["state"][name] for name in expected}
+        return cls(stack, state, Standardise.of_arrays(parts["standardise"]))
+
+
+Model = Ensemble | Forest
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model and, for networks, its history."""
+
+    model: Model
+    history: History | None
+
+    def log(self, inputs: Inputs) -> Floats:
+        """Log ratios (networks, N)."""
+        if isinstance(self.model, Forest):
+            return self.model.log(inputs.flat.numpy())
+        return self.model.log(inputs)
+
+
+def fit(
+    inputs: Inputs,
+    weights: tuple[Floats, Floats],
+    key: NDArray[np.int64],
+    resample: Resample,
+    *,
+    shape: Shape,
+    network: Network | Trees,
+    loss: Loss,
+    training: Training,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    warm: Fitted | None = None,
+    label: str = "training",
+    progress: bool = True,
+) -> Fitted:
+    """Fit log p1/p0 for each network of ``resample``.
+
+    Parameters
+    ----------
+    inputs:
+        N rows.
+    weights:
+        Numerator and denominator weights, each (N,) or (networks, N), any sign.
+    key:
+        What ``resample`` hashes (N,).
+    warm:
+        A fit of the same spec whose networks are where training starts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        for what the spec cannot take (clouds in an MLP or in trees, negative weights in trees).
+    """
+    if isinstance(network, Trees):
+        if shape.clouds:
+            raise ValueError("Trees take flat columns only, found clouds; use DeepSet or Transformer")
+        if device != "cpu" or checkpoint is not None:
+            raise ValueError("Trees are fitted on the CPU without checkpoints; leave device and checkpoint out")
+        forest = fit_forest(inputs.flat.numpy(), weights, key, resample, network, threads=torch.get_num_threads())
+        return Fitted(forest, None)
+    tensors = tuple(torch.from_numpy(np.asarray(w, np.float32)) for w in weights)
+    if warm is not None and isinstance(warm.model, Ensemble):
+        stack, start, standardise = warm.model.stack, warm.model.state, warm.model.standardise
+    else:
+        stack = nets.stack(network, shape)
+        start = stack.initial(resample.seed, range(resample.networks))
+        size = sum(w.abs().reshape(-1, w.shape[-1]).mean(0) / w.abs().mean() for w in tensors)
+        standardise = Standardise.fit(inputs, torch.as_tensor(size)).to(device)
+    trained = train(
+        stack, start, inputs, Risk(loss, tensors, key, resample), training,
+        prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,
+    )  # fmt: skip
+    state = {name: tensor.cpu() for name, tensor in trained.state.items()}
+    return Fitted(Ensemble(stack, state, standardise.to("cpu")), trained.history)
+
+
+def spec_of(network: Network | Trees) -> dict[str, Any] | None:
+    """The saved form of a spec; None for a user's module."""
+    if isinstance(network, Trees):
+        return {"type": "Trees", **vars(network)}
+    return nets.to_json(network)
+
+
+def network_of(spec: dict[str, Any] | None, module: Any = None) -> Network | Trees:
+    """The inverse of `spec_of`; a user's module has to be given again."""
+    if spec is None:
+        if module is None:
+            raise ValueError("this result was made with a network of your own; give the function that makes it: "
+                             "load(path, module=factory)")  # fmt: skip
+        return module  # type: ignore[no-any-return]
+    if spec["type"] == "Trees":
+        return Trees(**{name: value for name, value in spec.items() if name != "type"})
+    return nets.from_json(spec)
+
+
+def model_of(network: Network | Trees, shape: Shape, arrays: dict[str, NDArray[Any]]) -> Model:
+    """The saved model of a spec."""
+    if isinstance(network, Trees):
+        return Forest.of_arrays(arrays)
+    return Ensemble.of_arrays(nets.stack(network, shape), arrays)

@@ -1,0 +1,411 @@
+r"""Density ratios of two weighted samples: ``fit_ratio`` -> `Ratio`.
+
+A classifier trained on a numerator p1 and a denominator p0, each class scaled to the same total weight, learns
+
+    f(x) = log p1(x)/p0(x)
+
+(`nuinfer.losses`).  K members, and for each one network a fold, train together (`nuinfer.train`); the answer of an
+ensemble is the log of the arithmetic mean of its members' ratios, which keeps the mean weight E_0[r] at 1.  The ratio
+is of *shapes*; `Ratio.yields` carries the rates.
+
+With folds no event is scored by a network that saw it: a known id gets its own fold's networks, another one the mean of
+all folds.
+
+Sources: Cranmer, Pavez, Louppe, arXiv 1506.02169; Nachman, Thaler, arXiv 2007.11586 (signed weights); Lopez-Paz, Oquab,
+arXiv 1610.06545 (two-sample test).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from . import calibration, losses, metrics, store
+from .calibration import Calibration
+from .ensemble import Fitted, Model, fit, model_of, network_of, spec_of
+from .events import Events, positive_total
+from .features import Batch, Features, Inputs
+from .nets import MLP, Network
+from .resample import Resample
+from .train import History, Training
+from .trees import Forest, Trees
+
+__all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "two_sample_test"]
+
+_log = logging.getLogger("nuinfer")
+
+Floats = NDArray[np.float64]
+
+
+class Yields(NamedTuple):
+    """The sums of weights of numerator and denominator: the rates beside the shapes."""
+
+    numerator: float
+    denominator: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """A fitted log density ratio; made by `fit_ratio`.
+
+    Attributes
+    ----------
+    features:
+        The columns it sees.
+    yields:
+        Sums of weights of the two samples.
+    history:
+        Risks per epoch and network, None for trees.
+    resample:
+        Members, folds, splits and bootstraps.
+    """
+
+    features: Features
+    network: Network | Trees
+    model: Model
+    resample: Resample
+    yields: Yields
+    history: History | None
+    group: str | None = None
+    loss: str = "bce"
+    calibration: Calibration | None = None
+    maps: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    known: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def log(self, events: Events) -> Floats:
+        """The log of the members' mean ratio, log p1(x)/p0(x) (N,).
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            for events without the columns of `features`, or not finite in them.
+        """
+        members = self.members(events)
+        return np.asarray(special.logsumexp(members, axis=0) - np.log(len(members)))
+
+    def members(self, events: Events) -> Floats:
+        """Each member's log ratio (K, N)."""
+        per_network = self._networks(self.features.tensors(events))
+        if self.resample.folds == 1:
+            return per_network
+        by_fold = per_network.reshape(self.resample.members, self.resample.folds, -1)
+        mean = special.logsumexp(by_fold, axis=1) - np.log(self.resample.folds)
+        key = self._key(events)
+        seen = np.isin(key, self.known)
+        own = np.take_along_axis(by_fold, self.resample.fold_of(key).astype(np.int64)[None, None], 1)[:, 0]
+        return np.asarray(np.where(seen, own, mean))
+
+    def weights(self, events: Events) -> Floats:
+        """exp(log) (N,): factors that give the denominator's events the shape of the numerator.
+
+        Multiply by ``yields.numerator / yields.denominator`` for its rate too.
+        """
+        return np.asarray(np.exp(self.log(events)))
+
+    def tensor(self, batch: Batch) -> Any:
+        """`log` of a `Batch` of one member as a tensor (B,), differentiable in the batch; folds are averaged.
+
+        Raises
+        ------
+        TypeError
+            for trees or a calibrated ratio, which have no gradient here.
+        """
+        if isinstance(self.model, Forest) or self.calibration is not None:
+            raise TypeError("tensor: expected a ratio of networks without calibration, found "
+                            + ("trees" if isinstance(self.model, Forest) else f"{self.calibration!r}"))  # fmt: skip
+        outputs = self.model.tensor(batch)
+        return outputs.logsumexp(0) - float(np.log(len(outputs)))
+
+    def report(self, numerator: Events, denominator: Events, *, bins: int = 10, seed: int = 0) -> Report:
+        """How well the ratio turns ``denominator`` into ``numerator``: see `Report`.
+
+        Give events that it was not trained on, or a ratio with folds.
+        """
+        return _report(self, numerator, denominator, bins, seed)
+
+    def _key(self, events: Events) -> NDArray[np.int64]:
+        if self.group is not None and self.group not in events:
+            raise KeyError(
+                f"no column {self.group!r}, by which this ratio knows the events that its networks were trained on; "
+                f"add it (for events of another sample: numbers that do not occur in the training sample)"
+            )
+        return events.key(self.group)
+
+    def _networks(self, inputs: Inputs) -> Floats:
+        raw = Fitted(self.model, None).log(inputs)
+        if self.calibration is None:
+            return raw
+        return np.stack([calibration.apply(self.calibration, m, f) for m, f in zip(self.maps, raw, strict=True)])
+
+    def __repr__(self) -> str:
+        r, y = self.resample, self.yields
+        folds = f" x {r.folds} folds" if r.folds > 1 else ""
+        extra = f", calibrated ({self.calibration})" if self.calibration else ""
+        return (
+            f"Ratio({type(self.network).__name__}, {r.members} members{folds}, columns "
+            f"{', '.join(self.features.columns)}; yields {y.numerator:.6g} / {y.denominator:.6g}{extra})"
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file, atomically."""
+        spec = {
+            "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
+            "yields": list(self.yields), "group": self.group, "loss": self.loss, "calibration": self.calibration,
+            "history": self.history is not None,
+        }  # fmt: skip
+        arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        arrays |= {"maps": self.maps, "known": self.known}
+        arrays |= self.history.arrays() if self.history is not None else {}
+        store.save(path, "ratio", spec, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Ratio:
+        """Read what `save` wrote; ``module`` makes the network of a ratio that was fitted with a user's own.
+
+        Raises
+        ------
+        CorruptFile
+            for a file that is damaged or not a ratio; ``FileNotFoundError`` where there is none.
+        """
+        spec, arrays = store.load(path, "ratio")
+        features, network = Features.from_json(spec["features"]), network_of(spec["network"], module)
+        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        return cls(
+            features, network, model_of(network, features.shape, parts), Resample(**spec["resample"]),
+            Yields(*spec["yields"]), History.of_arrays(arrays) if spec["history"] else None, spec["group"],
+            spec["loss"], spec["calibration"], arrays["maps"], arrays["known"],
+        )  # fmt: skip
+
+
+def fit_ratio(
+    numerator: Events,
+    denominator: Events,
+    features: Features | list[str],
+    *,
+    network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
+    loss: losses.RatioLoss = "bce",
+    members: int = 1,
+    folds: int = 1,
+    validation: float = 0.2,
+    bootstrap: bool = False,
+    calibrate: Calibration | None = None,
+    group: str | None = None,
+    training: Training = Training(),  # noqa: B008 - a frozen spec
+    seed: int,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Ratio:
+    """Learn log p1(x)/p0(x) of two weighted samples.
+
+    Parameters
+    ----------
+    numerator, denominator:
+        The samples of p1 and p0; weights of any sign, with positive sums.
+    features:
+        What the network sees: a list of flat columns, or `Features`.
+    network:
+        ``MLP``, ``DeepSet``, ``Transformer``, ``Trees``, or a function that makes a ``torch.nn.Module``.
+    loss:
+        "bce", "mlc" or "sqrt" (`nuinfer.losses`); trees have their own.
+    members:
+        Networks with their own initial weights, batches and validation rows, whose mean ratio is the answer.
+    folds:
+        Cross-fitting: each member trains one network a fold, and no known event is scored by one that saw it.
+    validation:
+        Fraction held out of training, by member, for early stopping and calibration.
+    bootstrap:
+        Each member trains on a Poisson bootstrap of both samples: the members' spread is then the statistical error.
+    calibrate:
+        "temperature" or "monotone": a map of each network's output, fitted on its held-out rows.
+    group:
+        Integer column whose equal values (copies of one event) stay together in splits, folds and bootstraps.
+    training:
+        Epochs, batch size, learning rate, patience.
+    seed:
+        The same seed gives the same ratio, to the bit, at a fixed number of threads.
+    device, checkpoint, progress:
+        See `nuinfer.train.train`.
+
+    Raises
+    ------
+    ValueError
+        for empty samples, total weights that are not positive, columns that are not finite (count and first rows).
+    KeyError, TypeError
+        for columns that are missing or of the wrong kind.
+
+    Examples
+    --------
+    >>> from nuinfer.simulators import GaussianRatio
+    >>> toy = GaussianRatio()  # N(+1, 1) against N(-1, 1): log r = 2 x
+    >>> ratio = fit_ratio(toy.numerator(4000, 1), toy.denominator(4000, 2), ["x0"], seed=1, progress=False,
+    ...                   network=MLP(width=16, depth=2), training=Training(epochs=10, batch=256))
+    >>> log_r = ratio.log(Events({"x0": [-1.0, 0.0, 1.0]}))
+    >>> bool(abs(log_r - [-2.0, 0.0, 2.0]).max() < 0.3)
+    True
+    """
+    features = Features.of(features)
+    parts = [("numerator", numerator), ("denominator", denominator)]
+    yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
+    used = [(name, events.select(events.weight != 0)) for name, events in parts]
+    inputs = Inputs.concat([features.tensors(events) for _, events in used])
+    key = np.concatenate([events.key(group) for _, events in used])
+    weights = _two_weights(used[0][1].weight, used[1][1].weight)
+    resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
+    if calibrate is not None and not validation:
+        raise ValueError("calibrate: expected a validation fraction above 0, found 0; a map fitted on training rows "
+                         "would not calibrate")  # fmt: skip
+    fitted = fit(
+        inputs, weights, key, resample, shape=features.shape, network=network, loss=losses.by_name(loss),
+        training=training, device=device, checkpoint=checkpoint, label="ratio", progress=progress,
+    )  # fmt: skip
+    held = _held_out(fitted, inputs, weights, key, resample) if validation else []
+    _warn_where_negative(held)
+    maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else np.empty((0, 0))
+    known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
+    return Ratio(features, network, fitted.model, resample, yields, fitted.history, group, loss, calibrate, maps, known)
+
+
+def _two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:
+    """Weights of both classes on the rows of numerator, then denominator, each with mean 1 over all rows."""
+    w1 = np.concatenate([numerator, np.zeros(len(denominator))])
+    w0 = np.concatenate([np.zeros(len(numerator)), denominator])
+    return w1 * (len(w1) / w1.sum()), w0 * (len(w0) / w0.sum())
+
+
+def _held_out(
+    fitted: Fitted, inputs: Inputs, weights: tuple[Floats, Floats], key: NDArray[np.int64], resample: Resample
+) -> list[tuple[Floats, Floats, Floats]]:
+    """For each network its f, w1, w0 on the rows that it held out."""
+    found, every = [], fitted.log(inputs)
+    for n in range(resample.networks):
+        times = resample.times(n, key, held_out=True)
+        rows = np.flatnonzero(times)
+        found.append((every[n, rows], weights[0][rows] * times[rows], weights[1][rows] * times[rows]))
+    return found
+
+
+def _warn_where_negative(held: list[tuple[Floats, Floats, Floats]]) -> None:
+    """A loss is unbounded where the local net weight is negative: say so where held-out events show it."""
+    for n, (f, *classes) in enumerate(held):
+        if all((w >= 0).all() for w in classes) or len(f) < 20:
+            continue
+        where = np.digitize(f, np.quantile(f, np.linspace(0, 1, 21)[1:-1]))
+        for name, w in zip(("numerator", "denominator"), classes, strict=True):
+            net, error = np.bincount(where, w), np.sqrt(np.bincount(where, w * w))
+            worst = int(np.argmin(net + 3 * error))
+            if net[worst] < -3 * error[worst]:
+                _log.warning(
+                    "the net weight of the %s is negative by %.1f standard deviations where network %d puts log r near "
+                    "%.2f; no ratio of densities exists there: merge these events with positive ones, or refine the "
+                    "weights", name, -net[worst] / error[worst], n, float(np.median(f[where == worst])),
+                )  # fmt: skip
+
+
+# -- is it good? -------------------------------------------------------------------------------------------------------
+
+
+class TwoSample(NamedTuple):
+    """A classifier two-sample test: out-of-fold area under the ROC curve and accuracy, 0.5 where nothing differs."""
+
+    auc: metrics.Score
+    accuracy: metrics.Score
+
+    @property
+    def z(self) -> float:
+        """(AUC - 1/2) / sigma, near N(0, 1) where the samples come from one density."""
+        return self.auc.z
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Ratio.report` found on events that the ratio should not have seen.
+
+    Attributes
+    ----------
+    reliability:
+        Predicted against observed fractions of the numerator.
+    mean_weight, mean_weight_error:
+        E_0[r], which is 1 for an exact ratio, and its sampling error.
+    effective_size:
+        Of the denominator's events before and after reweighting.
+    two_sample:
+        Numerator against reweighted denominator; and ``two_sample_before``, unweighted by r.
+    """
+
+    reliability: metrics.Reliability
+    mean_weight: float
+    mean_weight_error: float
+    effective_size: tuple[float, float]
+    two_sample: TwoSample
+    two_sample_before: TwoSample
+
+    def __str__(self) -> str:
+        before, after = self.effective_size
+        pulls = self.reliability.pulls
+        return (
+            f"mean weight E_0[r] = {self.mean_weight:.4f} +- {self.mean_weight_error:.4f} (exact: 1)\n"
+            f"reliability: chi2 = {float(np.sum(pulls**2)):.1f} for {len(pulls)} bins, largest pull "
+            f"{float(np.abs(pulls).max()):.1f}\n"
+            f"effective size of the denominator: {before:.0f} before, {after:.0f} after reweighting\n"
+            f"two-sample test: AUC {self.two_sample_before.auc.value:.4f} before, {self.two_sample.auc.value:.4f} +- "
+            f"{self.two_sample.auc.null_sd:.4f} after reweighting (z = {self.two_sample.z:+.1f})"
+        )
+
+
+def _report(ratio: Ratio, numerator: Events, denominator: Events, bins: int, seed: int) -> Report:
+    logs = [ratio.log(events) for events in (numerator, denominator)]
+    r = np.exp(logs[1])
+    total = positive_total("denominator", denominator.weight)
+    mean = float(np.dot(denominator.weight, r) / total)
+    error = float(np.sqrt(np.sum((denominator.weight * (r - mean)) ** 2)) / total)
+    reweighted = denominator.with_weight(denominator.weight * r)
+    curve = metrics.reliability(
+        logs[0], logs[1], weight_numerator=numerator.weight, weight_denominator=denominator.weight, bins=bins
+    )
+    tests = [
+        two_sample_test(numerator, sample, ratio.features, group=ratio.group, seed=seed, progress=False)
+        for sample in (reweighted, denominator)
+    ]
+    sizes = (denominator.effective_size, reweighted.effective_size)
+    return Report(curve, mean, error, sizes, tests[0], tests[1])
+
+
+def two_sample_test(
+    first: Events,
+    second: Events,
+    features: Features | list[str],
+    *,
+    network: Network | Trees | None = None,
+    folds: int = 2,
+    group: str | None = None,
+    training: Training | None = None,
+    seed: int,
+    progress: bool = True,
+) -> TwoSample:
+    """The classifier two-sample test (C2ST): whether a classifier can tell the weighted samples apart, out of fold.
+
+    The area under the ROC curve is 0.5 within its error where both come from one density (normalisations do not count).
+    Source: Lopez-Paz, Oquab, arXiv 1610.06545.
+    """
+    features = Features.of(features)
+    if network is None:
+        from .nets import DeepSet
+
+        network = DeepSet(width=32, latent=16) if features.clouds else MLP(width=32, depth=2)
+    ratio = fit_ratio(
+        first, second, features, network=network, folds=folds, group=group, seed=seed, progress=progress,
+        training=training or Training(epochs=10, batch=512),
+    )  # fmt: skip
+    logs = [ratio.log(events) for events in (first, second)]
+    weights = {"weight_numerator": first.weight, "weight_denominator": second.weight}
+    return TwoSample(metrics.roc_auc(*logs, **weights), metrics.two_sample_accuracy(*logs, **weights))

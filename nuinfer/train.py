@@ -1,0 +1,590 @@
+"""The one training loop: all networks of an ensemble at once, as one batched computation.
+
+Network n minimises its own weighted risk over the rows i of one sample,
+
+    R_n = sum_i m_n(i) l(f_n(x_i), w_ci / T_cn),        T_cn = sum_i m_n(i) w_ci,
+
+where ``m_n`` are the multiplicities of `nuinfer.resample` (members, folds, validation splits, bootstraps), ``w_c`` the
+event weights of class c, any sign, and ``l`` a loss of `nuinfer.losses`.  A class is divided by its total over the
+network's training rows, never by a batch's sum, which signed weights can make vanish.
+
+Each network draws index batches of its own, without replacement within an epoch, from its own rows with m_n > 0; a
+batch of one step is (K, B).  There is no data loader: a batch is one gather.  The optimiser is fused AdamW (Loshchilov,
+Hutter, arXiv 1711.05101) on one (K, P) matrix of all parameters, the learning rate warms up and falls as a cosine over
+a fixed number of epochs.  Networks are stopped one by one on their own validation rows, leave the batch, and get their
+best weights back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import hashing, store
+from .errors import NotConverged
+from .features import Batch, Inputs
+from .losses import Loss
+from .nets import Stack, State
+from .resample import Resample
+
+__all__ = ["History", "Risk", "Trained", "Training", "train"]
+
+_log = logging.getLogger("nuinfer")
+
+_ROWS_AT_ONCE = 1 << 15  # rows of all networks whose indices and weights are drawn in one go
+_CHUNK_ROWS = 1 << 13  # rows of a chunk of networks: their activations stay in the cache (docs/performance.md)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train: the defaults suit 10^4 to 10^6 events and a few columns.
+
+    Parameters
+    ----------
+    epochs:
+        Fixed length of the learning rate's schedule, in passes over a network's rows.
+    batch:
+        Events a step and network.
+    learning_rate, warmup:
+        The rate rises linearly over the fraction ``warmup`` of all steps, then falls to zero as a cosine.
+    weight_decay:
+        Of AdamW.
+    patience:
+        A network stops after so many epochs without a better validation risk; None never stops early.
+    clip:
+        Largest Euclidean norm of a network's gradient; None leaves it.
+    restore:
+        Give each network the weights of its best epoch on its validation rows (of its last one, if False).
+    chunk:
+        Networks that go through forward and backward pass together; None keeps 8,192 rows in the cache.
+    """
+
+    epochs: int = 30
+    batch: int = 1024
+    learning_rate: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-4
+    patience: int | None = 8
+    clip: float | None = None
+    restore: bool = True
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "patience", "chunk"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Training: expected {name} to be an integer of at least 1, found {value!r}")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"Training: expected {name} to be positive, found {value!r}")
+        if not 0 <= self.warmup < 1 or self.weight_decay < 0:
+            raise ValueError(f"Training: expected warmup in [0, 1) and weight_decay >= 0, found {self.warmup} and "
+                             f"{self.weight_decay}")  # fmt: skip
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step 0 .. steps - 1."""
+        rise = self.warmup * steps
+        if step + 1 <= rise:
+            return self.learning_rate * (step + 1) / rise
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What is minimised: a loss, the class weights of N rows, and how each network sees the rows.
+
+    ``weights`` holds one tensor a class, (N,) for all networks or (networks, N) for each; ``key`` (N,) is what
+    ``resample`` hashes.  ``classes`` names the classes in messages.
+    """
+
+    loss: Loss
+    weights: tuple[Tensor, ...]
+    key: NDArray[np.int64]
+    resample: Resample
+    classes: tuple[str, ...] = ("numerator", "denominator")
+
+    def weight(self, index: int, network: int) -> Tensor:
+        """The weights (N,) of class ``index`` for one network."""
+        weights = self.weights[index]
+        return weights[network] if weights.ndim == 2 else weights
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened, per epoch and network.
+
+    ``train`` and ``validation`` risk (epochs, networks), NaN once stopped; ``learning_rate`` (epochs,) at the end of
+    each epoch; ``best_epoch`` (networks,), counted from 0.
+    """
+
+    train: NDArray[np.float64]
+    validation: NDArray[np.float64]
+    learning_rate: NDArray[np.float64]
+    best_epoch: NDArray[np.int64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save."""
+        return {f"history.{name}": value for name, value in vars(self).items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> History:
+        """The inverse of `arrays`."""
+        return cls(*(arrays[f"history.{name}"] for name in ("train", "validation", "learning_rate", "best_epoch")))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained state, tensors (networks, ...), and its history."""
+
+    state: State
+    history: History
+
+
+# -- drawing rows ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Per network: rows with m_n > 0, and each class's total weight over them; for training or validation rows."""
+
+    rows: NDArray[np.int64]  # (networks,)
+    weight: NDArray[np.float64]  # (networks, classes)
+
+
+def _totals(risk: Risk, *, held_out: bool) -> _Totals:
+    networks, classes = risk.resample.networks, len(risk.weights)
+    rows, total = np.zeros(networks, np.int64), np.zeros((networks, classes))
+    for n in range(networks):
+        times = risk.resample.times(n, risk.key, held_out=held_out)
+        rows[n] = np.count_nonzero(times)
+        for c in range(classes):
+            total[n, c] = np.dot(risk.weight(c, n).numpy().astype(np.float64, copy=False), times)
+    _check_totals(risk, rows, total, "validation" if held_out else "training")
+    return _Totals(rows, total)
+
+
+def _check_totals(risk: Risk, rows: NDArray[np.int64], total: NDArray[np.float64], part: str) -> None:
+    bad = np.argwhere(~(total > 0))
+    if len(bad):
+        n, c = (int(i) for i in bad[0])
+        raise ValueError(
+            f"{risk.classes[c]}: expected a positive total weight in the {part} rows of every network, found "
+            f"{total[n, c]:g} for network {n} of {len(rows)} ({rows[n]} rows of {len(risk.key)}); "
+            f"use more events, fewer folds or another validation fraction"
+        )
+
+
+class _Epoch:
+    """The batches of one epoch for the networks ``active``: rows (K, B) and scaled class weights, each (K, B)."""
+
+    def __init__(self, risk: Risk, totals: _Totals, active: NDArray[np.int64], size: int, steps: int) -> None:
+        self.risk, self.totals, self.active, self.size, self.steps = risk, totals, active, size, steps
+
+    def batches(self, epoch: int, device: Any) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        many = max(1, _ROWS_AT_ONCE // (self.size * len(self.active)))
+        drawn = [_Stream(self.risk, int(n), epoch) for n in self.active]
+        for start in range(0, self.steps, many):
+            count = min(many, self.steps - start)
+            rows, weights = self._block([stream.take(count * self.size) for stream in drawn], count)
+            weights = tuple(w.to(device) for w in weights)
+            for s in range(count):
+                yield rows[s], tuple(w[s] for w in weights)
+
+    def _block(
+        self, drawn: list[tuple[NDArray[np.int64], NDArray[np.uint8]]], count: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Rows (S, K, B) and weights of S steps, m_n(i) w_ci R_n / T_cn, whose batch mean estimates R_n."""
+        shape = (len(drawn), count, self.size)
+        rows = torch.from_numpy(np.stack([row for row, _ in drawn]))
+        times = torch.from_numpy(np.stack([times for _, times in drawn]))
+        weights = []
+        for c, weight in enumerate(self.risk.weights):
+            scale = self.totals.rows[self.active] / self.totals.weight[self.active, c]
+            if weight.ndim == 1:
+                picked = weight.index_select(0, rows.view(-1)).view_as(rows)
+            else:
+                each = zip(self.active, rows, strict=True)
+                picked = torch.stack([weight[int(n)].index_select(0, row) for n, row in each])
+            scaled = picked * times * torch.from_numpy(scale).to(weight.dtype)[:, None]
+            weights.append(scaled.view(shape).transpose(0, 1).contiguous())
+        return rows.view(shape).transpose(0, 1).contiguous(), tuple(weights)
+
+
+class _Stream:
+    """One network's rows of an epoch, handed out piece by piece."""
+
+    def __init__(self, risk: Risk, network: int, epoch: int) -> None:
+        self.risk, self.network, self.epoch = risk, network, epoch
+        self.bit_count = max(len(risk.key) - 1, 1).bit_length()
+        self.place = 0
+        self.rows, self.times = np.empty(0, np.int64), np.empty(0, np.uint8)
+
+    def take(self, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The next ``wanted`` rows and how often each counts: passes without replacement over the rows with m_n > 0."""
+        while len(self.rows) < wanted:
+            rows, times = self._more(max(wanted, 4096))
+            self.rows, self.times = np.concatenate([self.rows, rows]), np.concatenate([self.times, times])
+        out = self.rows[:wanted], self.times[:wanted]
+        self.rows, self.times = self.rows[wanted:], self.times[wanted:]
+        return out
+
+    def _more(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        end = 1 << self.bit_count
+        turn, at = divmod(self.place, end)
+        stop = min(at + step, end)
+        self.place += stop - at
+        labels = (self.risk.resample.seed, self.network, self.epoch, turn)
+        rows = hashing.shuffled(at, stop, self.bit_count, *labels)
+        rows = rows[rows < len(self.risk.key)]
+        times = self.risk.resample.times(self.network, self.risk.key[rows], held_out=False)
+        kept = times > 0
+        return rows[kept], times[kept]
+
+
+# -- parameters as one matrix ------------------------------------------------------------------------------------------
+
+
+class _Parameters:
+    """All trainable tensors of K networks as views of one matrix (K, P); buffers beside it."""
+
+    def __init__(self, stack: Stack, state: State) -> None:
+        self.names = stack.trainable(state)
+        self.shapes = [state[name].shape[1:] for name in self.names]
+        self.flat = torch.cat([state[name].detach().flatten(1) for name in self.names], 1).contiguous()
+        self.order = tuple(state)
+        self.buffers = {name: state[name].clone() for name in state if name not in self.names}
+
+    def views(self, flat: Tensor, start: int = 0, stop: int | None = None) -> State:
+        """The state of the networks ``start`` to ``stop`` as views of ``flat``, in the stack's order."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        pieces = torch.split(flat[start:stop], sizes, 1)
+        found = {n: p.view(-1, *shape) for n, p, shape in zip(self.names, pieces, self.shapes, strict=True)}
+        found |= {name: buffer[start:stop] for name, buffer in self.buffers.items()}
+        return {name: found[name] for name in self.order}
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the networks that are not in ``rows``."""
+        self.flat = self.flat[rows].contiguous()
+        self.buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
+
+
+class _Optimiser:
+    """AdamW on the parameter matrix, in the one fused kernel behind ``torch.optim.AdamW(fused=True)``.
+
+    Called directly: the optimiser classes import torch's compiler, one CPU second in every process.
+    """
+
+    def __init__(self, parameters: _Parameters, training: Training) -> None:
+        self.training, self.parameters = training, parameters
+        self.average, self.square = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
+        self.step = torch.zeros((), device=parameters.flat.device)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the networks that are not in ``rows``."""
+        self.parameters.keep(rows)
+        self.average, self.square = self.average[rows].contiguous(), self.square[rows].contiguous()
+
+    def apply(self, gradient: Tensor, rate: float) -> None:
+        """One step with the gradient (K, P), clipped by network."""
+        if self.training.clip is not None:
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            gradient *= (self.training.clip / norm.clamp_min(1e-30)).clamp_max(1)
+        self.step += 1
+        torch._fused_adamw_(
+            [self.parameters.flat], [gradient], [self.average], [self.square], [], [self.step],
+            lr=rate, beta1=0.9, beta2=0.999, weight_decay=self.training.weight_decay, eps=1e-8,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+def mean_loss(outputs: Tensor, weights: tuple[Tensor, ...], loss: Loss) -> Tensor:
+    """The networks' risks (K,) estimated from a batch: the mean over B of the losses (K, B)."""
+    return loss(outputs, weights).mean(1)
+
+
+class _Loop:
+    def __init__(
+        self, stack: Stack, state: State, inputs: Inputs, prepare: Any, risk: Risk, training: Training, device: Any
+    ) -> None:
+        self.stack, self.inputs, self.prepare, self.risk, self.training = stack, inputs, prepare, risk, training
+        self.device = device
+        self.totals = _totals(risk, held_out=False)
+        self.held = _totals(risk, held_out=True) if risk.resample.validation else None
+        networks = risk.resample.networks
+        self.active = np.arange(networks)
+        self.steps = max(1, math.ceil(float(self.totals.rows.mean()) / training.batch))
+        self.parameters = _Parameters(stack, state)
+        self.optimiser = _Optimiser(self.parameters, training)
+        self.best = self.parameters.flat.clone()  # (networks, P), all of them
+        self.best_buffers = {name: b.clone() for name, b in self.parameters.buffers.items()}
+        self.best_risk = np.full(networks, np.inf)
+        self.best_epoch = np.zeros(networks, np.int64)
+        self.losses: list[NDArray[np.float64]] = []
+        self.held_losses: list[NDArray[np.float64]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.losses)
+
+    def run_epoch(self) -> None:
+        """All steps of one epoch, then validation, best weights and stopping."""
+        networks = self.risk.resample.networks
+        trained, held = np.full(networks, np.nan), np.full(networks, np.nan)
+        trained[self.active] = self._steps()
+        if self.held is not None:
+            held[self.active] = self._validate()
+        self._check_finite(trained[self.active], held[self.active])
+        self.losses.append(trained)
+        self.held_losses.append(held)
+        self._remember(held)
+        self._stop()
+
+    def _steps(self) -> NDArray[np.float64]:
+        losses = []
+        epoch = _Epoch(self.risk, self.totals, self.active, self.training.batch, self.steps)
+        gradient = torch.empty_like(self.parameters.flat)
+        for step, (rows, weights) in enumerate(epoch.batches(self.epoch, self.device)):
+            number = self.epoch * self.steps + step
+            losses.append(self._step(self.prepare(self.inputs.take(rows)), weights, gradient, number))
+            self.optimiser.apply(gradient, self.training.rate(number, self.training.epochs * self.steps))
+        return torch.stack(losses).cpu().double().mean(0).numpy()
+
+    def _step(self, batch: Batch, weights: tuple[Tensor, ...], gradient: Tensor, number: int) -> Tensor:
+        """Losses (K,) of the batch of a step; ``gradient`` (K, P) is filled, chunk by chunk of networks."""
+        networks, size = weights[0].shape
+        chunk = self.training.chunk or max(1, _CHUNK_ROWS // size)
+        losses = []
+        for start in range(0, networks, chunk):
+            stop = min(start + chunk, networks)
+            views = self.parameters.views(self.parameters.flat, start, stop)
+            leaves = [views[name].requires_grad_() for name in self.parameters.names]
+            part = batch if chunk >= networks else batch.members(start, stop)
+            self.stack.reseed(partial(self._seeds, number, start, stop))
+            outputs = self.stack(views, part, training=True)
+            loss = mean_loss(outputs, tuple(w[start:stop] for w in weights), self.risk.loss)
+            found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+            self._store(found, gradient, start, stop)
+            losses.append(loss.detach())
+        return torch.cat(losses)
+
+    def _seeds(self, number: int, start: int, stop: int) -> list[int]:
+        """Seeds of what the active networks from ``start`` to ``stop`` draw at random in a step."""
+        seed = self.risk.resample.seed
+        return [hashing.salt(seed, "draws", n, number) >> 1 for n in self.active[start:stop]]
+
+    def _store(self, found: tuple[Tensor | None, ...], gradient: Tensor, start: int, stop: int) -> None:
+        at = 0
+        for piece, shape in zip(found, self.parameters.shapes, strict=True):
+            size = math.prod(shape)
+            target = gradient[start:stop, at : at + size]
+            if piece is None:
+                target.zero_()
+            else:
+                target.copy_(piece.reshape(stop - start, size))
+            at += size
+
+    @torch.no_grad()
+    def _validate(self) -> NDArray[np.float64]:
+        """Risks on the rows that each active network holds out."""
+        held = self.held
+        assert held is not None
+        total = np.zeros(len(self.active))
+        state = self.parameters.views(self.parameters.flat)
+        for rows, times in _held_blocks(self.risk, self.active):
+            outputs = self.stack(state, self.prepare(self.inputs.take(rows)))
+            weights = []
+            for c, weight in enumerate(self.risk.weights):
+                picked = weight[rows] if weight.ndim == 1 else weight[torch.from_numpy(self.active)[:, None], rows]
+                scale = torch.from_numpy(1.0 / held.weight[self.active, c])[:, None]
+                weights.append((picked * times * scale).to(self.device, outputs.dtype))
+            total += self.risk.loss(outputs, tuple(weights)).cpu().double().sum(1).numpy()
+        return total
+
+    def _check_finite(self, trained: NDArray[np.float64], held: NDArray[np.float64]) -> None:
+        bad = ~np.isfinite(trained) | (~np.isfinite(held) if self.held is not None else False)
+        if bad.any():
+            raise NotConverged(
+                f"the risk of networks {self.active[bad][:5].tolist()} is not finite in epoch {self.epoch + 1}; try a "
+                f"smaller learning_rate, clip=1.0, or the loss 'bce', which is bounded in its gradients"
+            )
+
+    def _remember(self, held: NDArray[np.float64]) -> None:
+        """Keep the weights of the active networks that have improved; of all where nothing is held out."""
+        risk = held[self.active] if self.held is not None else np.full(len(self.active), -float(self.epoch))
+        better = risk < self.best_risk[self.active]
+        self.best_risk[self.active[better]] = risk[better]
+        self.best_epoch[self.active[better]] = self.epoch - 1
+        taken = better if self.training.restore else np.ones_like(better)
+        to, which = torch.from_numpy(self.active[taken]), torch.from_numpy(np.flatnonzero(taken))
+        self.best[to] = self.parameters.flat[which]
+        for name, buffer in self.parameters.buffers.items():
+            self.best_buffers[name][to] = buffer[which]
+
+    def _stop(self) -> None:
+        """Networks without progress leave the batch."""
+        patience = self.training.patience
+        if patience is None or self.held is None:
+            return
+        on = self.epoch - 1 - self.best_epoch[self.active] < patience
+        if not on.all():
+            self.active = self.active[on]
+            if len(self.active):
+                self.optimiser.keep(torch.from_numpy(np.flatnonzero(on)))
+
+    def result(self) -> Trained:
+        """The best states and the history."""
+        self.parameters.buffers = self.best_buffers
+        state = {name: t.detach().clone() for name, t in self.parameters.views(self.best).items()}
+        steps = self.training.epochs * self.steps
+        rates = [self.training.rate((e + 1) * self.steps - 1, steps) for e in range(self.epoch)]
+        history = History(np.array(self.losses), np.array(self.held_losses), np.array(rates), self.best_epoch)
+        return Trained(state, history)
+
+    # -- checkpoints
+
+    def save(self, path: Path, spec: Mapping[str, Any]) -> None:
+        optimiser = self.optimiser
+        arrays = {
+            "flat": self.parameters.flat, "best": self.best, "average": optimiser.average,
+            "square": optimiser.square, "step": optimiser.step,
+            **{f"buffer.{n}": b for n, b in self.parameters.buffers.items()},
+            **{f"best_buffer.{n}": b for n, b in self.best_buffers.items()},
+        }  # fmt: skip
+        plain = {
+            "active": self.active, "best_risk": self.best_risk, "best_epoch": self.best_epoch,
+            "train": np.array(self.losses), "validation": np.array(self.held_losses),
+        }  # fmt: skip
+        store.save(path, "checkpoint", spec, {**{n: t.cpu().numpy() for n, t in arrays.items()}, **plain})
+
+    def resume(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        tensors = {name: torch.from_numpy(np.array(a)).to(self.device) for name, a in arrays.items()}
+        self.active, self.best_risk = np.array(arrays["active"]), np.array(arrays["best_risk"])
+        self.best_epoch, self.best = np.array(arrays["best_epoch"]), tensors["best"]
+        self.losses, self.held_losses = list(arrays["train"]), list(arrays["validation"])
+        self.parameters.flat = tensors["flat"]
+        for name in self.parameters.buffers:
+            self.parameters.buffers[name] = tensors[f"buffer.{name}"]
+            self.best_buffers[name] = tensors[f"best_buffer.{name}"]
+        self.optimiser.average, self.optimiser.square = tensors["average"], tensors["square"]
+        self.optimiser.step = tensors["step"]
+
+
+def _held_blocks(risk: Risk, active: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Held-out rows (K, V) of each network and their multiplicities, block by block; 0 fills the shorter ones."""
+    size = 1 << 14
+    for start in range(0, len(risk.key), size):
+        key = risk.key[start : start + size]
+        times = np.stack([risk.resample.times(int(n), key, held_out=True) for n in active])
+        longest = int(np.count_nonzero(times, axis=1).max())
+        if not longest:
+            continue
+        # a stable sort puts each network's rows first, in order, and the fillers (multiplicity 0) behind
+        order = np.argsort(times == 0, axis=1, kind="stable")[:, :longest]
+        picked = np.take_along_axis(times, order, 1)
+        yield torch.from_numpy(order + start), torch.from_numpy(picked)
+
+
+def fingerprint(
+    stack: Stack, state: State, inputs: Inputs, risk: Risk, training: Training, label: str
+) -> dict[str, Any]:
+    """What a checkpoint belongs to: settings by name, data and initial state by digest."""
+    clouds = [tensor for pair in inputs.clouds.values() for tensor in pair]
+    return {
+        "label": label, "network": stack.describe(), "loss": getattr(risk.loss, "__name__", "custom"),
+        "training": asdict(training), "resample": asdict(risk.resample), "rows": len(inputs),
+        "data": _digest(inputs.flat, *clouds, torch.from_numpy(np.array(risk.key))), "weights": _digest(*risk.weights),
+        "initial state": _digest(*state.values()),
+    }  # fmt: skip
+
+
+def _digest(*tensors: Tensor) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        found.update(str(tuple(tensor.shape)).encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def _resumed(loop: _Loop, path: Path, spec: dict[str, Any]) -> None:
+    saved, arrays = store.load(path, "checkpoint")
+    wrong = [name for name in spec if saved.get(name) != spec[name]]
+    if wrong:
+        found = "; ".join(f"{name}: expected {spec[name]}, found {saved.get(name)}" for name in wrong)
+        raise ValueError(
+            f"checkpoint {path} belongs to another configuration ({found}); give another path, or delete it"
+        )
+    loop.resume(arrays)
+
+
+def train(
+    stack: Stack,
+    state: State,
+    inputs: Inputs,
+    risk: Risk,
+    training: Training,
+    *,
+    prepare: Any = None,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    label: str = "training",
+    progress: bool = True,
+) -> Trained:
+    """Train all networks of ``state`` together.
+
+    Parameters
+    ----------
+    stack, state:
+        The networks and where they start, tensors (networks, ...).
+    inputs, risk:
+        N rows, and what is minimised on them.
+    prepare:
+        A function of a `Batch` that makes the one that the stack sees, as `Standardise` does; None leaves it.
+    device:
+        "cpu", "cuda" or "mps".
+    checkpoint:
+        File that is written after each epoch and continued from where it exists: the resumed training gives the same
+        numbers to the bit.
+    label:
+        Shown by the progress bar, and part of what a checkpoint belongs to.
+
+    Raises
+    ------
+    ValueError
+        for a class whose total weight is not positive in a network's rows, or a checkpoint of another configuration.
+    NotConverged
+        for a risk that is not finite.
+    """
+    where = torch.device(device)
+    state = {name: tensor.to(where) for name, tensor in state.items()}
+    loop = _Loop(stack, state, inputs.to(where), prepare or (lambda b: b), risk, training, where)
+    path = Path(checkpoint) if checkpoint is not None else None
+    spec = fingerprint(stack, state, inputs, risk, training, label) if path is not None else {}
+    if path is not None and path.exists():
+        _resumed(loop, path, spec)
+    with tqdm(total=training.epochs, initial=loop.epoch, desc=label, unit="epoch", disable=not progress) as bar:
+        while loop.epoch < training.epochs and len(loop.active):
+            loop.run_epoch()
+            bar.update()
+            held = loop.held_losses[-1] if loop.held is not None else loop.losses[-1]
+            bar.set_postfix(risk=f"{np.nanmean(held):.5f}", networks=len(loop.active), refresh=False)
+            if path is not None:
+                loop.save(path, spec)
+    _log.debug("%s: %d epochs of %d steps, %d networks", label, loop.epoch, loop.steps, risk.resample.networks)
+    return loop.result()
