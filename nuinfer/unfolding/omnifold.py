@@ -1,0 +1,362 @@
+r"""OmniFold: unfolding by two density ratios, alternated.
+
+The simulation's events i have truth t_i, reco x_i (where ``pass_reco``) and weight w_i; nu_i multiplies it, at first 1.
+Iteration k:
+
+1. *reco*: the ratio of the data (signal part) to the simulation at present, r(x) = D(x) / S_k(x), gives each
+   reconstructed event the weight omega_i = nu_i r(x_i).
+2. *truth*: nu_i <- E[omega | t_i], the ratio of the simulation weighted by w omega to that weighted by w.
+
+The second step is fitted on one sample that carries both weights, not on two copies of it: an event counts with both of
+its weights at the same point, so that what cancels between them makes no noise.
+
+**Misses** (``pass_reco`` false) have no omega.  ``"conditional"``: step 2 uses reconstructed events, and misses get the
+function nu(t) that they teach, E[omega | t]; this is D'Agostini's update with its division by the efficiency.
+``"prior"``: misses enter step 2 with their weight of the iteration before, which slows convergence where the efficiency
+is low, and keeps the reco rate from being the data's before convergence.
+
+**Background and fakes.**  Background events enter step 1 as data with negative weight.  Fakes (``pass_truth`` false) do
+too with ``"subtract"``, which keeps their absolute yield; with ``"scale"`` the data are weighted by the simulation's
+purity p(x) = S_0 / (S_0 + F_0), learned, which keeps their fraction at each x.
+
+**Rate.**  Ratios are absolute: after each step the weights are normalised so that the reconstructed signal's sum is that
+of the data's signal part (with ``misses="prior"``: that of omega and the misses).
+
+Sources: Andreassen, Komiske, Metodiev, Nachman, Thaler, arXiv 1911.09107 (method), arXiv 2105.04448 (misses and fakes);
+D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned limit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from .. import ensemble, losses
+from ..ensemble import Fitted
+from ..events import Events, positive_total
+from ..features import Features, Inputs
+from ..nets import MLP, Network
+from ..resample import Resample
+from ..train import Training
+from ..trees import Trees
+from .result import Iteration, Unfolded, flag
+
+__all__ = ["omnifold"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+#: Training of one step: warm starts make later iterations short, and patience ends them.
+TRAINING = Training(epochs=20, batch=1024, patience=5)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The tables of an unfolding.
+
+    ``observed`` has the rows of data, background (negative) and, to subtract them, fakes (negative), with ``weight``
+    (networks, rows) including bootstraps' multiplicities nowhere: those are the loop's.
+    """
+
+    simulation: Events
+    signal: Rows  # rows of the simulation with truth and reco
+    truth: Rows  # rows with truth
+    fakes: Rows  # rows with reco only
+    observed: Inputs
+    observed_weight: Floats
+    observed_key: NDArray[np.int64]
+    reco: Inputs  # of the signal rows
+    fake_reco: Inputs
+    truth_inputs: Inputs
+    key: NDArray[np.int64]  # of the simulation
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The settings of every fit, and the fit itself."""
+
+    network: Network | Trees
+    loss: losses.Loss
+    training: Training
+    resample: Resample
+    device: str
+    checkpoint: Path | None
+    progress: bool
+
+    def __call__(
+        self, label: str, inputs: Inputs, weights: tuple[Floats, Floats], key: Any, features: Features, warm: Fitted | None
+    ) -> Fitted:
+        path = self.checkpoint / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
+        return ensemble.fit(
+            inputs, weights, key, self.resample, shape=features.shape, network=self.network, loss=self.loss,
+            training=self.training, device=self.device, checkpoint=path, warm=warm, label=label, progress=self.progress,
+        )  # fmt: skip
+
+
+def omnifold(
+    data: Events,
+    simulation: Events,
+    *,
+    reco: Features | Sequence[str],
+    truth: Features | Sequence[str],
+    background: Events | None = None,
+    misses: Literal["conditional", "prior"] = "conditional",
+    fakes: Literal["subtract", "scale"] = "subtract",
+    iterations: int = 3,
+    members: int = 1,
+    bootstrap: int = 0,
+    group: str | None = None,
+    network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
+    loss: losses.RatioLoss = "bce",
+    validation: float = 0.2,
+    training: Training = TRAINING,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Unfolded:
+    """Unfold ``data`` with the detector that ``simulation`` went through.
+
+    Parameters
+    ----------
+    data:
+        Measured events with the reco columns; weights of any sign.  Where it has a column ``pass_reco``, the others
+        are left out.
+    simulation:
+        Events with truth and reco columns, and boolean columns ``pass_reco``, ``pass_truth`` where there are misses or
+        fakes.  A miss needs no finite reco columns, a fake no truth ones.
+    reco, truth:
+        What the networks of the two steps see: flat columns, or `Features` with clouds.
+    background:
+        Events with the reco columns whose sum of weights is what is expected in the data; subtracted.
+    misses, fakes:
+        See the module.
+    iterations:
+        How often the two steps alternate: more is less bias towards the simulation, and more noise.
+    members:
+        Replicas with their own initial weights, batches and validation split.  Their mean is the answer, its method
+        variance theirs over K.
+    bootstrap:
+        So many further replicas, each on its own Poisson bootstrap of data, background and simulation: the statistical
+        covariance.  All of them train together with the members.
+    group:
+        Integer column whose equal values (detector throws of one true event) stay together in splits and bootstraps.
+    network, loss, validation, training, device, progress:
+        As in `fit_ratio`; networks start each iteration from the one before.
+    seed:
+        The same seed gives the same weights, to the bit, at a fixed number of threads.
+    checkpoint:
+        A folder; a run that was stopped continues from it and gives the same numbers.
+
+    Returns
+    -------
+    Unfolded
+        ``weights`` (members, events) that multiply ``simulation.weight``.
+
+    Raises
+    ------
+    ValueError
+        for empty samples, totals that are not positive (of the simulation, or of the data after subtraction), columns
+        that are not finite where their flag is true; ``KeyError``, ``TypeError`` for columns missing or of another kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(1)
+    >>> t, nature = rng.normal(0.2, 0.9, 4000), rng.normal(0, 1, 4000)
+    >>> simulation = Events({"t": t, "x": t + rng.normal(0, 0.5, 4000)})
+    >>> data = Events({"x": nature + rng.normal(0, 0.5, 4000)})
+    >>> result = omnifold(data, simulation, reco=["x"], truth=["t"], iterations=2, seed=1, progress=False,
+    ...                   network=MLP(width=16, depth=2), training=Training(epochs=8, batch=256))
+    >>> bool(abs(np.average(t, weights=result.weights[0])) < 0.1)
+    True
+    """
+    reco, truth = Features.of(reco), Features.of(truth)
+    _check(misses, fakes, iterations, members, bootstrap)
+    sample = _tables(data, simulation, background, reco, truth, fakes, group)
+    resample = Resample(
+        seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0, plain=members
+    )
+    folder = Path(checkpoint) if checkpoint is not None else None
+    fit = _Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
+    observed = np.broadcast_to(sample.observed_weight, (resample.members, len(sample.observed_weight)))
+    if fakes == "scale" and len(sample.fakes):
+        observed = observed * _purity(sample, fit, reco)
+    run = _Run(sample, fit, reco, truth, observed, misses, fakes)
+    steps = [run.iterate(number) for number in range(iterations)]
+    full = run.full_weights()
+    settings = {
+        "misses": misses, "fakes": fakes, "iterations": iterations, "reco": reco.to_json(), "truth": truth.to_json(),
+        "network": ensemble.spec_of(network),
+    }  # fmt: skip
+    times = np.stack([resample.bootstrapped(members + b, sample.key) for b in range(bootstrap)]) if bootstrap else 1
+    return Unfolded(simulation, full[:members], full[members:] * times, tuple(steps), seed, group, settings)
+
+
+class _Run:
+    """The weights of all networks as they go through the iterations."""
+
+    def __init__(
+        self, sample: _Sample, fit: _Fit, reco: Features, truth: Features, observed: Floats, misses: str, fakes: str
+    ) -> None:
+        self.sample, self.fit, self.misses, self.fakes = sample, fit, misses, fakes
+        self.reco, self.truth = reco, truth
+        networks = fit.resample.members
+        self.observed = observed  # (networks, rows)
+        self.weight = sample.simulation.weight
+        self.nu = np.ones((networks, len(sample.simulation)))
+        self.fake_nu = np.ones((networks, len(sample.fakes)))
+        times = [fit.resample.bootstrapped(k, sample.key) for k in range(networks)]
+        self.signal_times = np.stack([t[sample.signal] for t in times])
+        self.fake_times = np.stack([t[sample.fakes] for t in times])
+        observed_times = np.stack([fit.resample.bootstrapped(k, sample.observed_key) for k in range(networks)])
+        self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
+        for total in self.target:
+            positive_total("data after subtraction of background and fakes", np.array([total]))
+        self.step1: Fitted | None = None
+        self.step2: Fitted | None = None
+        self.in_truth = np.searchsorted(sample.truth, sample.signal)  # places of the signal rows among the truth rows
+
+    def iterate(self, number: int) -> Iteration:
+        """One iteration of all networks."""
+        before = self.nu[:, self.sample.truth]
+        omega = self._reco_step(number)
+        self._truth_step(number, omega)
+        after, own = self.nu[:, self.sample.truth], self.weight[self.sample.truth]
+        moved = np.sqrt(np.mean(np.log(after / before) ** 2, axis=1))
+        size = (after @ own) ** 2 / ((after * own) ** 2).sum(1)
+        assert self.step1 is not None and self.step2 is not None
+        plain = self.fit.resample.plain
+        return Iteration(
+            self.full_weights()[:plain], moved[:plain], size[:plain], self.step1.history, self.step2.history
+        )
+
+    def _reco_step(self, number: int) -> Floats:
+        """omega (networks, signal): nu r(x), normalised to the data's signal part."""
+        sample = self.sample
+        present = self.weight[sample.signal] * self.nu[:, sample.signal]
+        one = _mean_one(np.concatenate([self.observed, np.zeros_like(present)], 1))
+        zero = _mean_one(np.concatenate([np.zeros_like(self.observed), present], 1))
+        inputs = Inputs.concat([sample.observed, sample.reco])
+        key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
+        self.step1 = self.fit(f"iteration {number + 1} reco", inputs, (one, zero), key, self.reco, self.step1)
+        omega = self.nu[:, sample.signal] * np.exp(self.step1.log(sample.reco))
+        if number == 0 and self.fakes == "scale" and len(sample.fakes):
+            self._scale_fakes(self.step1)
+        total = (self.weight[sample.signal] * self.signal_times * omega).sum(1)
+        return np.asarray(omega * (self.target / total)[:, None])
+
+    def _truth_step(self, number: int, omega: Floats) -> None:
+        """nu <- E[omega | t] on all rows with truth."""
+        sample, label = self.sample, f"iteration {number + 1} truth"
+        conditional = self.misses == "conditional"
+        rows = sample.signal if conditional else sample.truth
+        inputs = sample.truth_inputs
+        if conditional and len(sample.signal) < len(sample.truth):
+            inputs = inputs.select(self.in_truth)
+        pulled = omega
+        if not conditional:
+            pulled = self.nu[:, sample.truth]
+            pulled[:, self.in_truth] = omega
+        own = self.weight[rows]
+        self.step2 = self.fit(
+            label, inputs, (_mean_one(own * pulled), _mean_one(own)), sample.key[rows], self.truth, self.step2
+        )
+        found = np.exp(self.step2.log(sample.truth_inputs))
+        self.nu[:, sample.truth] = found * self._scale(found, pulled)[:, None]
+
+    def _scale(self, found: Floats, pulled: Floats) -> Floats:
+        """Factors (networks,) that give the new weights the rate of the pulled ones, on the rows that taught them."""
+        conditional = self.misses == "conditional"
+        rows = self.sample.signal if conditional else self.sample.truth
+        times = np.stack(
+            [self.fit.resample.bootstrapped(k, self.sample.key[rows]) for k in range(len(found))]
+        )
+        own = self.weight[rows] * times
+        taught = found[:, self.in_truth] if conditional else found
+        return np.asarray((own * pulled).sum(1) / (own * taught).sum(1))
+
+    def _scale_fakes(self, step1: Fitted) -> None:
+        """Fakes follow the data at their reco value: D(x) / (S_0 + F_0)(x), which the first reco step has learned."""
+        sample = self.sample
+        shape = np.exp(step1.log(sample.fake_reco))
+        signal = np.exp(step1.log(sample.reco))
+        total = (self.weight[sample.signal] * self.signal_times * signal).sum(1)
+        self.fake_nu = shape * (self.target / total)[:, None]
+
+    def full_weights(self) -> Floats:
+        """Weights (networks, events) of all rows of the simulation."""
+        full = self.nu.copy()
+        full[:, self.sample.fakes] = self.fake_nu
+        return full
+
+
+def _tables(
+    data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
+    group: str | None,
+) -> _Sample:  # fmt: skip
+    pass_reco, pass_truth = flag(simulation, "pass_reco"), flag(simulation, "pass_truth")
+    if not len(simulation) or not (pass_reco & pass_truth).any():
+        raise ValueError(
+            f"simulation: expected events that pass both selections, found {len(simulation)} events of which "
+            f"{int(pass_reco.sum())} pass reco and {int(pass_truth.sum())} truth"
+        )
+    if "pass_reco" in data:
+        data = data.select(flag(data, "pass_reco"))
+    signal, truth_rows = np.flatnonzero(pass_reco & pass_truth), np.flatnonzero(pass_truth)
+    fake_rows = np.flatnonzero(pass_reco & ~pass_truth)
+    positive_total("data", data.weight)
+    positive_total("simulation (events with truth and reco)", simulation.weight[signal])
+    reco_inputs = reco.tensors(simulation, where=pass_reco)
+    parts = [(reco.tensors(data), data.weight, _key(data, group))]
+    if background is not None and len(background):
+        if "pass_reco" in background:
+            background = background.select(flag(background, "pass_reco"))
+        parts.append((reco.tensors(background), -background.weight, _key(background, group)))
+    key = simulation.key(group)
+    if fakes == "subtract" and len(fake_rows):
+        parts.append((reco_inputs.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
+    return _Sample(
+        simulation, signal, truth_rows, fake_rows,
+        Inputs.concat([part for part, _, _ in parts]), np.concatenate([w for _, w, _ in parts]),
+        np.concatenate([k for _, _, k in parts]), reco_inputs.select(signal), reco_inputs.select(fake_rows),
+        truth.tensors(simulation, where=pass_truth).select(truth_rows), key,
+    )  # fmt: skip
+
+
+def _key(events: Events, group: str | None) -> NDArray[np.int64]:
+    return events.key(group if group in events else None)
+
+
+def _purity(sample: _Sample, fit: _Fit, reco: Features) -> Floats:
+    """The simulation's signal fraction p(x) at each observed row (networks, rows), by a ratio of signal to fakes."""
+    weight = sample.simulation.weight
+    rows = np.concatenate([sample.signal, sample.fakes])
+    is_signal = np.arange(len(rows)) < len(sample.signal)
+    one, zero = np.where(is_signal, weight[rows], 0.0), np.where(is_signal, 0.0, weight[rows])
+    positive_total("fakes", zero)
+    inputs = Inputs.concat([sample.reco, sample.fake_reco])
+    fitted = fit("purity", inputs, (_mean_one(one), _mean_one(zero)), sample.key[rows], reco, None)
+    odds = np.log(one.sum() / zero.sum())
+    return np.asarray(special.expit(fitted.log(sample.observed) + odds))
+
+
+def _mean_one(weight: Floats) -> Floats:
+    """Weights (..., N) with mean 1, as single precision likes them."""
+    return np.asarray(weight / weight.mean(-1, keepdims=True))
+
+
+def _check(misses: str, fakes: str, iterations: int, members: int, bootstrap: int) -> None:
+    if misses not in ("conditional", "prior"):
+        raise ValueError(f"misses: expected 'conditional' or 'prior', found {misses!r}")
+    if fakes not in ("subtract", "scale"):
+        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+    if iterations < 1 or members < 1 or bootstrap < 0:
+        raise ValueError(f"expected iterations and members of at least 1 and bootstrap of at least 0, found "
+                         f"{iterations}, {members} and {bootstrap}")  # fmt: skip
