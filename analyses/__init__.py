@@ -1,0 +1,1 @@
+"""Whole physics analyses, each a folder with a README, run by ``python -m analyses.NAME``."""
