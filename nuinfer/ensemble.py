@@ -20,7 +20,7 @@ from .features import Batch, Inputs, Shape
 from .losses import Loss
 from .nets import Network, Stack, Standardise, State
 from .resample import Resample
-from .train import History, Risk, Training, train
+from .train import History, Risk, Training, minimise
 from .trees import Forest, Trees, fit_forest
 
 __all__ = ["Ensemble", "Fitted", "fit"]
@@ -149,7 +149,7 @@ def fit(
         start = stack.initial(resample.seed, range(resample.networks))
         size = sum(w.abs().reshape(-1, w.shape[-1]).mean(0) / w.abs().mean() for w in tensors)
         standardise = Standardise.fit(inputs, torch.as_tensor(size)).to(device)
-    trained = train(
+    trained = minimise(
         stack, start, inputs, Risk(loss, tensors, key, resample), training,
         prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,
     )  # fmt: skip

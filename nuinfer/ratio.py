@@ -234,7 +234,7 @@ def fit_ratio(
     seed:
         The same seed gives the same ratio, to the bit, at a fixed number of threads.
     device, checkpoint, progress:
-        See `nuinfer.train.train`.
+        See `nuinfer.train.minimise`.
 
     Raises
     ------

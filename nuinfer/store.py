@@ -156,8 +156,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
 
 def _versions() -> dict[str, str]:
     """The versions that made a file: for a human reader, nothing depends on them."""
-    modules = {name: sys.modules.get(name) for name in ("nuinfer", "numpy", "torch")}
-    found = {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items() if module is not None}
+    loaded = {name: sys.modules[name] for name in ("nuinfer", "numpy", "torch") if name in sys.modules}
+    found: dict[str, str] = {name: str(getattr(module, "__version__", "unknown")) for name, module in loaded.items()}
     return {**found, "python": platform.python_version()}
 
 

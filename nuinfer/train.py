@@ -39,7 +39,7 @@ from .losses import Loss
 from .nets import Stack, State
 from .resample import Resample
 
-__all__ = ["History", "Risk", "Trained", "Training", "train"]
+__all__ = ["History", "Risk", "Trained", "Training", "minimise"]
 
 _log = logging.getLogger("nuinfer")
 
@@ -533,7 +533,7 @@ def _resumed(loop: _Loop, path: Path, spec: dict[str, Any]) -> None:
     loop.resume(arrays)
 
 
-def train(
+def minimise(
     stack: Stack,
     state: State,
     inputs: Inputs,

@@ -9,6 +9,10 @@ With signed weights boosting fails silently, so they are refused, or factorised:
 
     p1(x)/p0(x) = (q1(x)/q0(x)) (E1[s | x] / E0[s | x]) / (E1[s] / E0[s]),      q in |w|, s = sign w.
 
+Columns are binned here, once: half of the edges at even quantiles, half at quantiles even in the log odds, so that the
+tails, where weights are largest, are not one bin each.  scikit-learn sees bin numbers (its own weighted quantiles cost
+more than growing the trees), and events in the same bins are evaluated once.
+
 Fitted trees are kept as arrays of nodes, saved as such, and evaluated by scikit-learn's own predictor.
 
 Source: Friedman, Ann. Statist. 29 (2001) 1189; Ke et al., LightGBM, NeurIPS 2017.
@@ -22,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from .resample import Resample
 
@@ -47,9 +52,9 @@ class Trees:
         sign is not positive.
     """
 
-    iterations: int = 200
-    leaves: int = 31
-    learning_rate: float = 0.1
+    iterations: int = 60
+    leaves: int = 16
+    learning_rate: float = 0.15
     min_leaf: int = 100
     l2: float = 0.0
     bins: int = 255
@@ -61,6 +66,11 @@ class Trees:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Trees: expected {name} to be an integer of at least 1, found {value!r}")
+        if not (self.learning_rate > 0 and self.l2 >= 0):
+            raise ValueError(
+                f"Trees: expected a positive learning_rate and l2 of at least 0, found {self.learning_rate} and "
+                f"{self.l2}"
+            )
         if not 2 <= self.bins <= 255:
             raise ValueError(f"Trees: expected bins from 2 to 255, found {self.bins}")
         if self.signed not in ("refuse", "factorised"):
@@ -90,6 +100,7 @@ class Boost:
 class Forest:
     """The log ratios of K networks by boosting; ``signs`` holds (numerator, denominator) boosts of P(w > 0 | x)."""
 
+    edges: tuple[Floats, ...]  # of the bins of each column
     ratios: tuple[Boost, ...]
     signs: tuple[tuple[Boost, Boost, float], ...] = ()
 
@@ -100,15 +111,17 @@ class Forest:
 
     def log(self, x: Floats, networks: Sequence[int] | None = None) -> Floats:
         """Log ratios (K, N) at x (N, D)."""
-        x = np.ascontiguousarray(x, np.float64)
-        return np.stack([self._one(n, x) for n in (range(self.networks) if networks is None else networks)])
+        codes, place = _distinct(_codes(x, self.edges))
+        wanted = range(self.networks) if networks is None else networks
+        return np.stack([self._one(n, codes, place)[place] for n in wanted])
 
-    def _one(self, network: int, x: Floats) -> Floats:
+    def _one(self, network: int, x: Floats, place: NDArray[np.int64] | slice) -> Floats:
         value = self.ratios[network](x)
         if not self.signs:
             return value
         numerator, denominator, offset = self.signs[network]
-        return value + np.log(_mean_sign(numerator, x)) - np.log(_mean_sign(denominator, x)) - offset
+        one, other = (np.log(_mean_sign(boost, x, place)) for boost in (numerator, denominator))
+        return np.asarray(value + one - other - offset)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save: the nodes field by field, the tree each begins, the boosts' baselines."""
@@ -121,6 +134,8 @@ class Forest:
             "boosts": np.array([len(boost) for boost in counts], np.int64),
             "baselines": np.array([boost.baseline for boost in boosts]),
             "sign_offsets": np.array([offset for *_, offset in self.signs], np.float64),
+            "edges": np.concatenate(self.edges),
+            "edge_counts": np.array([len(edges) for edges in self.edges], np.int64),
         }
 
     @classmethod
@@ -140,17 +155,19 @@ class Forest:
         offsets = arrays["sign_offsets"]
         count = len(boosts) // 3 if len(offsets) else len(boosts)
         pairs = zip(boosts[count::2], boosts[count + 1 :: 2], offsets, strict=True) if len(offsets) else ()
-        return cls(tuple(boosts[:count]), tuple((one, other, float(offset)) for one, other, offset in pairs))
+        edges = tuple(np.split(arrays["edges"], np.cumsum(arrays["edge_counts"])[:-1]))
+        return cls(edges, tuple(boosts[:count]), tuple((one, other, float(offset)) for one, other, offset in pairs))
 
 
-def _mean_sign(boost: Boost, x: Floats) -> Floats:
-    """E[sign | x] = 2 P(w > 0 | x) - 1 (N,); raises where it is not positive."""
+def _mean_sign(boost: Boost, x: Floats, place: NDArray[np.int64] | slice) -> Floats:
+    """E[sign | x] = 2 P(w > 0 | x) - 1 of distinct x; raises where it is not positive, for the rows ``place`` of x."""
     mean = np.tanh(boost(x) / 2)
-    bad = np.flatnonzero(~(mean > 0))
+    bad = np.flatnonzero(~(mean > 0)[place])
     if len(bad):
         raise ValueError(
-            f"Trees: expected a positive mean sign of the weights everywhere, found {mean[bad[0]]:.3g} at row {bad[0]} "
-            f"and {len(bad)} rows in all; the density is negative there as far as the trees can tell: use a network"
+            f"Trees: expected a positive mean sign of the weights everywhere, found {mean[place][bad[0]]:.3g} at row "
+            f"{bad[0]} and {len(bad)} rows in all; the density is negative there as far as the trees can tell: use a "
+            f"network"
         )
     return mean
 
@@ -174,7 +191,8 @@ def fit_forest(
     ValueError
         for negative weights unless ``trees.signed`` is "factorised", and where a mean sign is not positive.
     """
-    x = np.ascontiguousarray(x, np.float64)
+    edges = tuple(_bin_edges(column, trees.bins) for column in x.T)
+    codes = _codes(x, edges)
     ratios, signs = [], []
     for network in range(resample.networks):
         w1, w0 = (np.asarray(w[network] if w.ndim == 2 else w, np.float64) for w in weights)
@@ -188,13 +206,51 @@ def fit_forest(
                 f"ones, on which boosting fails silently; use a network such as MLP(), or Trees(signed='factorised')"
             )
         with _threads(threads):
-            ratios.append(_boost_ratio(x, np.abs(w1), np.abs(w0), train, held, trees, network))
+            ratios.append(_boost_ratio(codes, np.abs(w1), np.abs(w0), train, held, trees, network))
             if signed:
-                one, other = (_boost_sign(x, w, train, held, trees, network) for w in (w1, w0))
+                one, other = (_boost_sign(codes, w, train, held, trees, network) for w in (w1, w0))
                 offset = np.log(np.dot(w1, train) / np.dot(np.abs(w1), train))
                 offset -= np.log(np.dot(w0, train) / np.dot(np.abs(w0), train))
                 signs.append((one, other, float(offset)))
-    return Forest(tuple(ratios), tuple(signs))
+    return Forest(edges, tuple(ratios), tuple(signs))
+
+
+_SAMPLE = 1 << 20  # rows that quantiles are taken from
+
+
+def _bin_edges(column: NDArray[Any], bins: int) -> Floats:
+    """At most ``bins - 1`` edges between distinct values of a column (N,)."""
+    some = np.sort(column[:: len(column) // _SAMPLE + 1].astype(np.float64))
+    distinct = some[np.concatenate([[True], np.diff(some) > 0])]
+    if len(distinct) > bins:
+        even = np.arange(1, bins // 2) / (bins // 2)
+        farthest = np.log(2 * len(some))
+        odds = special.expit(np.linspace(-farthest, farthest, bins - 1 - len(even)))
+        place = np.unique((np.concatenate([even, odds]) * (len(some) - 1)).astype(np.int64))
+        distinct = np.unique(some[np.concatenate([place, [len(some) - 1]])])
+    return np.asarray((distinct[:-1] + distinct[1:]) / 2)
+
+
+def _codes(x: NDArray[Any], edges: Sequence[Floats]) -> Floats:
+    """Bin numbers (N, D), as the floats that scikit-learn takes."""
+    codes = np.empty(x.shape)
+    for i, e in enumerate(edges):
+        codes[:, i] = np.searchsorted(e, x[:, i])
+    return codes
+
+
+def _distinct(codes: Floats) -> tuple[Floats, NDArray[np.int64] | slice]:
+    """The distinct rows of bin numbers, and where each row is among them.
+
+    For at most 8 columns, which one integer of 64 bits holds; with more, all rows as they are.
+    """
+    if codes.shape[1] > 8:
+        return codes, slice(None)
+    packed = np.zeros(len(codes), np.uint64)
+    for column in codes.T:
+        packed = packed * np.uint64(256) + column.astype(np.uint64)
+    _, first, place = np.unique(packed, return_index=True, return_inverse=True)
+    return np.ascontiguousarray(codes[first]), place
 
 
 def _check_totals(network: int, one: tuple[str, Floats], other: tuple[str, Floats], train: Any) -> None:
@@ -208,7 +264,7 @@ def _check_totals(network: int, one: tuple[str, Floats], other: tuple[str, Float
 
 
 def _threads(count: int) -> Any:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     return threadpool_limits(count)
 

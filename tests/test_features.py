@@ -107,7 +107,9 @@ def test_where_allows_anything_outside_and_empties_it() -> None:
     hole = np.where(where, EVENTS["pmu"], np.nan)
     hits = EVENTS["hits.x"]
     owner = np.repeat(np.arange(N), hits.counts)
-    broken = EVENTS.with_columns({"pmu": hole, "hits.x": Ragged(np.where(where[owner], hits.values, np.inf), hits.offsets)})
+    broken = EVENTS.with_columns(
+        {"pmu": hole, "hits.x": Ragged(np.where(where[owner], hits.values, np.inf), hits.offsets)}
+    )
     with pytest.raises(ValueError, match="pmu"):
         FEATURES.tensors(broken)
     inputs = FEATURES.tensors(broken, where=where)
@@ -205,7 +207,9 @@ def test_one_member_may_draw_only_empty_clouds() -> None:
 def test_values_that_are_not_finite_are_refused_with_count_and_rows() -> None:
     x = EVENTS["pmu"].copy()
     x[[4, 9, 30]] = [np.nan, np.inf, -np.inf]
-    with pytest.raises(ValueError, match=r"column 'pmu'.*3 of 60 not finite, first at rows 4, 9, 30 \(nan, inf, -inf\)"):
+    with pytest.raises(
+        ValueError, match=r"column 'pmu'.*3 of 60 not finite, first at rows 4, 9, 30 \(nan, inf, -inf\)"
+    ):
         FEATURES.tensors(EVENTS.with_columns(pmu=x))
     where = np.arange(N) > 4
     with pytest.raises(ValueError, match=r"2 of 55 not finite, first at rows 9, 30"):

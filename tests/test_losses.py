@@ -10,7 +10,10 @@ from scipy import optimize
 from nuinfer import losses
 
 NAMES = ["bce", "mlc", "sqrt"]
-W1, W0 = torch.tensor([0.2, 1.0, 3.0, 5.0], dtype=torch.float64), torch.tensor([1.0, 1.0, 0.5, 0.01], dtype=torch.float64)
+W1, W0 = (
+    torch.tensor([0.2, 1.0, 3.0, 5.0], dtype=torch.float64),
+    torch.tensor([1.0, 1.0, 0.5, 0.01], dtype=torch.float64),
+)
 
 
 def formula(name: str, f: np.ndarray, w1: np.ndarray, w0: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def main() -> None:
         bootstrap=options.replicas,
         group="parent",
         network=nu.MLP(width=32, depth=2),
-        training=nu.Training(epochs=options.epochs, batch=512),
+        training=nu.Training(epochs=12, batch=512),
         seed=options.seed,
     )
 
@@ -181,7 +181,7 @@ def parse() -> argparse.Namespace:
     options.members = options.members or (2 if options.fast else 8)
     options.replicas = options.replicas or (12 if options.fast else 64)
     options.iterations = options.iterations or (2 if options.fast else 3)
-    options.throws, options.epochs = (4, 5) if options.fast else (10, 12)
+    options.throws = 4 if options.fast else 10
     return options
 
 

@@ -108,7 +108,7 @@ def smear(value: Floats, resolution: Callable[[Floats], Floats], rng: np.random.
 def smear_angle(angle: Floats, pmu: Floats, rng: np.random.Generator) -> Floats:
     """The polar angle (N,) of a direction whose two projected angles are measured, in degrees."""
     error = direction_resolution(pmu) * rng.standard_normal((2, len(angle)))
-    return np.hypot(angle + error[0], error[1])
+    return np.asarray(np.hypot(angle + error[0], error[1]))
 
 
 class _Hadrons:

@@ -158,7 +158,12 @@ def _request(
 ) -> Request:
     opener = _opener(open_table, threads, streaming)
     beside = _opener(functools.partial(_open_any, other=open_table), threads, streaming)
-    return Request(source, opener, beside, columns, cut, aliases, weight, id, *entries, friends)
+    return Request(_listed(source), opener, beside, columns, cut, aliases, weight, id, *entries, _listed(friends))
+
+
+def _listed(source: Source) -> Source:
+    """The same source; a generator, which can be gone through only once, as a list."""
+    return list(source) if isinstance(source, Iterator) else source
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -395,7 +400,7 @@ def iterate(
     request = _request(
         _open_any, source, columns, cut, aliases, weight, id, entries, friends, threads=threads, streaming=True
     )
-    places(source)  # a missing file is an error here, not at the first step
+    places(request.source)  # a missing file is an error here, not at the first step
     return stream(request, per_chunk)
 
 

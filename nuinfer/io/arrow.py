@@ -290,7 +290,8 @@ def _arrow_table(events: Events, mark: Mark) -> Any:
     arrays: dict[str, Any] = {}
     for cloud, fields in _clouds(events).items():
         parts = [pa.array(column.values) for column in fields.values()]
-        struct = pa.StructArray.from_arrays(parts, [name[len(cloud) + 1 :] for name in fields])
+        kinds = [pa.field(n[len(cloud) + 1 :], p.type, nullable=False) for n, p in zip(fields, parts, strict=True)]
+        struct = pa.StructArray.from_arrays(parts, fields=kinds)
         arrays[cloud] = _list_array(next(iter(fields.values())).offsets, struct)
         arrays.update(dict.fromkeys(fields))
     for name in events.columns:
@@ -300,13 +301,15 @@ def _arrow_table(events: Events, mark: Mark) -> Any:
             arrays[name] = _list_array(column.offsets, pa.array(column.values)) if ragged else pa.array(column)
     arrays = {name: array for name, array in arrays.items() if array is not None}
     arrays |= {mark.weight: pa.array(events.weight), mark.id: pa.array(events.id)}
-    return pa.table(arrays).replace_schema_metadata({_KEY: mark.dumps().encode()})
+    schema = pa.schema([pa.field(name, a.type, nullable=False) for name, a in arrays.items()])
+    return pa.table(arrays, schema=schema).replace_schema_metadata({_KEY: mark.dumps().encode()})
 
 
 def _list_array(offsets: Any, values: Any) -> Any:
     import pyarrow as pa
 
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+    kind = pa.list_(pa.field("element", values.type, nullable=False))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, type=kind)
 
 
 def _clouds(events: Events) -> dict[str, dict[str, Ragged]]:

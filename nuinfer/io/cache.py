@@ -3,8 +3,8 @@
 An entry is a folder: one ``.npy`` file per flat column, per ragged column's values and offsets (those of a cloud once),
 for weight and id, and ``entry.json`` with the request, the state of the source files (path, size, time of change) and
 each array's type, length and checksum.  It is written beside its place and renamed, so that it is there whole or not at
-all.  It is used if the request and the files' states are the same and every array has its length and checksum (64-bit
-sums, read at the speed of the disk); else it is made again, and the log says why.
+all.  It is used if the request and the files' states are the same and every array has its length and checksum (CRC-32,
+read at the speed of the disk); else it is made again, and the log says why.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,49 +87,18 @@ def _unusable(entry: Path, asked: dict[str, Any], state: list[list[Any]]) -> str
     return ""
 
 
-def _state_of(path: Path) -> tuple[str, int, str]:
+def _state_of(path: Path) -> tuple[str, int, int]:
     """Type, length and checksum of a ``.npy`` file."""
     with open(path, "rb") as file:
         np.lib.format.read_magic(file)
         (length,), _, dtype = np.lib.format.read_array_header_1_0(file)
-        checksum = _Checksum()
-        buffer = bytearray(_BLOCK)
+        checksum, size, buffer = 0, 0, bytearray(_BLOCK)
         while count := file.readinto(buffer):
-            checksum.add(memoryview(buffer)[:count])
-    if checksum.bytes != length * dtype.itemsize:
-        raise ValueError(f"{path.name} has {checksum.bytes} bytes of {length * dtype.itemsize}")
-    return dtype.str, int(length), checksum.text
-
-
-class _Checksum:
-    """Of a stream of bytes: sum of w_i and of (i + 1) w_i over blocks of 64-bit words w, modulo 2^64."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._plain = self._ordered = 0
-        self._left = b""
-
-    def add(self, data: Any) -> None:
-        """Take more bytes."""
-        self.bytes += len(data)
-        data = self._left + bytes(data) if self._left else data
-        whole = len(data) // _BLOCK * _BLOCK
-        for start in range(0, whole, _BLOCK):
-            self._block(data[start : start + _BLOCK])
-        self._left = bytes(data[whole:])
-
-    def _block(self, data: Any) -> None:
-        words = np.frombuffer(data, np.uint64)
-        rows = words.reshape(-1, 512).sum(axis=0, dtype=np.uint64)
-        inside = int((rows * np.arange(1, 513, dtype=np.uint64)).sum(dtype=np.uint64))
-        self._plain = (self._plain + inside) % 2**64
-        self._ordered = (self._ordered * 6364136223846793005 + inside + 1) % 2**64
-
-    @property
-    def text(self) -> str:
-        """The checksum so far."""
-        tail = hashlib.blake2b(self._left, digest_size=8).hexdigest()
-        return f"{self._plain:016x}{self._ordered:016x}{tail}"
+            checksum = zlib.crc32(memoryview(buffer)[:count], checksum)
+            size += count
+    if size != length * dtype.itemsize:
+        raise ValueError(f"{path.name} has {size} bytes of {length * dtype.itemsize}")
+    return dtype.str, int(length), checksum
 
 
 def _loaded(entry: Path) -> Events:
@@ -148,8 +118,8 @@ def _make(entry: Path, request: Request, asked: dict[str, Any], state: list[list
     entry.parent.mkdir(parents=True, exist_ok=True)
     made = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}.part")
     made.mkdir()
+    writer = _Writer(made)
     try:
-        writer = _Writer(made)
         for part in stream(request, _STEP):
             writer.add(part)
         written = {"asked": asked, "state": state, **writer.finished()}
@@ -158,6 +128,7 @@ def _make(entry: Path, request: Request, asked: dict[str, Any], state: list[list
         (made / "entry.json").write_text(json.dumps(written))
         _put(made, entry)
     finally:
+        writer.close()
         shutil.rmtree(made, ignore_errors=True)
 
 
@@ -205,6 +176,11 @@ class _Writer:
             self._files[file] = _Growing(self._folder / file, values.dtype)
         self._files[file].append(values)
 
+    def close(self) -> None:
+        """Close the files, finished or not."""
+        for file in self._files.values():
+            file.close()
+
     def finished(self) -> dict[str, Any]:
         """Close the files, keep equal offsets once; what the entry says of them."""
         arrays = {name: file.finished() for name, file in self._files.items()}
@@ -223,7 +199,7 @@ class _Growing:
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self._file: BinaryIO = open(path, "xb")  # noqa: SIM115 - closed in finished()
-        self._dtype, self._length, self._checksum = dtype, 0, _Checksum()
+        self._dtype, self._length, self._checksum = dtype, 0, 0
         self.last = 0
         self._header = len(self._head())
         self._file.write(b"\0" * self._header)
@@ -239,11 +215,11 @@ class _Growing:
         data = np.ascontiguousarray(values).view(np.uint8).data
         for start in range(0, len(data), _BLOCK):
             self._file.write(data[start : start + _BLOCK])
-            self._checksum.add(data[start : start + _BLOCK])
+            self._checksum = zlib.crc32(data[start : start + _BLOCK], self._checksum)
         self._length += len(values)
         self.last = int(values[-1]) if len(values) and values.dtype.kind == "i" else self.last
 
-    def finished(self) -> tuple[str, int, str]:
+    def finished(self) -> tuple[str, int, int]:
         """Write the header and close."""
         head = self._head()
         if len(head) != self._header:
@@ -253,4 +229,8 @@ class _Growing:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return self._dtype.str, self._length, self._checksum.text
+        return self._dtype.str, self._length, self._checksum
+
+    def close(self) -> None:
+        """Close the file, whatever is in it."""
+        self._file.close()

@@ -231,7 +231,7 @@ def _compare(node: ast.Compare, lookup: Callable[[str], Value]) -> Value:
 
 
 def _dtype(value: Value) -> np.dtype[Any]:
-    return value.values.dtype if isinstance(value, Ragged) else np.asarray(value).dtype  # type: ignore[no-any-return]
+    return value.values.dtype if isinstance(value, Ragged) else np.asarray(value).dtype
 
 
 def _widened(value: Value) -> Value:

@@ -19,7 +19,7 @@ __all__ = ["Graph", "graph_of", "hist_of", "matrix_of"]
 
 _HISTS = tuple(f"TH{d}{kind}" for d in (1, 2, 3) for kind in "DFISCL")
 _GRAPHS = ("TGraph", "TGraphErrors", "TGraphAsymmErrors")
-_MATRICES = tuple(f"{cls}<{t}>" for cls in ("TMatrixT", "TMatrixTSym") for t in ("double", "float"))
+_MATRICES = ("TMatrixT<double>", "TMatrixT<float>", "TMatrixTSym<double>")
 
 
 class Graph(NamedTuple):

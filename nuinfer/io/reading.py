@@ -2,8 +2,8 @@
 
 Everything is a stream of chunks, `stream`; a whole reading is the stream with one chunk per file, joined.  Entries are
 counted over all files of a source in their order.  An event's id is the column that the user names, the one that
-nuinfer wrote, or ``hash(identity of the file, entry in it)``: it depends neither on the folder or name of the file nor on what
-is read of it (see `Table.identity` of each format).
+nuinfer wrote, or ``hash(identity of the file, entry in it)``: it depends neither on the folder or name of the file nor
+on what is read of it (see `Table.identity` of each format).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = ["Request", "read", "stream"]
 Opener = Callable[[Place], Table]
 Counted = Callable[[Table], Sequence[str]]
 Lookup = Callable[[str], Any]
+_BLOCK = 1 << 15
 _NAME = re.compile(r"[^\W\d][\w.\[\]]*")
 
 
@@ -284,17 +285,19 @@ def _kept(
     return tuple(dict.fromkeys([*first, *keep, *aliases]))
 
 
-def _built(plan: Plan, columns: Columns, entries: Ints, identity: str, label: str) -> Events:
-    """The events of one chunk of raw columns; ``entries`` (N,) are their numbers in the file."""
+def _built(plan: Plan, columns: Columns, first: int, table: Table) -> Events:
+    """The events of one chunk of raw columns, which begins at entry ``first`` of the table."""
     columns = {name: _frozen(column) for name, column in _share_offsets(columns).items()}
+    length, rows = rows_of(columns), None
     if plan.cut is not None:
-        passed = _passed(plan.cut, _Known(plan, columns, len(entries)), len(entries))
+        passed = _passed(plan.cut, _Known(plan, columns, length), length)
         if not passed.all():
-            columns, entries = _picked(columns, np.flatnonzero(passed)), entries[passed]
-    lookup = _Known(plan, columns, len(entries))
-    weight = _weights(plan, lookup, entries, label)
-    ids = _ids(plan, lookup, entries, identity)
-    kept = _share_offsets({name: lookup(name) for name in plan.keep})
+            rows = np.flatnonzero(passed)
+            columns, length = _picked(columns, rows), len(rows)
+    known = _Known(plan, columns, length)
+    weight = _weights(plan, known, length, first, rows, table.label)
+    ids = _ids(plan, known, length, first, rows, table)
+    kept = _share_offsets({name: known(name) for name in plan.keep})
     return Events._of({name: _frozen(column) for name, column in kept.items()}, weight, ids)
 
 
@@ -338,22 +341,34 @@ def _passed(cut: Expression, lookup: Lookup, length: int) -> Flat:
     return passed
 
 
-def _weights(plan: Plan, lookup: Lookup, entries: Ints, label: str) -> Floats:
+def _weights(plan: Plan, known: Lookup, length: int, first: int, rows: Ints | None, label: str) -> Floats:
     if plan.weight is None:
-        return np.ones(len(entries))
-    weight = _per_event(plan.weight, lookup, len(entries))
+        return np.ones(length)
+    weight = _per_event(plan.weight, known, length)
+    entries = np.arange(length) + first if rows is None else rows + first
     check_finite(f"weight {plan.weight.text!r} of {label}", weight, entries)
     return weight.astype(np.float64, copy=False)
 
 
-def _ids(plan: Plan, lookup: Lookup, entries: Ints, identity: str) -> Ints:
+def _ids(plan: Plan, known: Lookup, length: int, first: int, rows: Ints | None, table: Table) -> Ints:
     if plan.id is None:
-        return hashing.bits(entries, "file", identity).view(np.int64)
-    column = lookup(plan.id)
+        return _entry_ids(table.identity, length, first, rows)
+    column = known(plan.id)
     kind = "a ragged column" if isinstance(column, Ragged) else str(column.dtype)
     if isinstance(column, Ragged) or column.dtype.kind not in "iu":
         raise TypeError(f"id {plan.id!r}: expected a flat column of integers, found {kind}")
     return column.astype(np.int64, copy=False)  # type: ignore[no-any-return]
+
+
+def _entry_ids(identity: str, length: int, first: int, rows: Ints | None) -> Ints:
+    """Hashes of (file, entry) for the entries first, first + 1, ..., or first + rows."""
+    if rows is not None:
+        return hashing.bits(rows + first, "file", identity).view(np.int64)
+    ids = np.empty(length, np.int64)
+    for start in range(0, length, _BLOCK):  # so that the entry numbers stay in the cache
+        stop = min(start + _BLOCK, length)
+        ids[start:stop] = hashing.bits(np.arange(first + start, first + stop), "file", identity).view(np.int64)
+    return ids
 
 
 # -- the stream -------------------------------------------------------------------------------------------------------
@@ -378,7 +393,7 @@ def stream(request: Request, step: int | float | None) -> Iterator[Events]:
             for tap in taps:
                 chunk.update(tap.take(rows) if tap else {})
             _same_kinds(kinds, chunk, table)
-            made = [_built(plan, chunk, np.arange(first, first + rows), table.identity, table.label)]
+            made = [_built(plan, chunk, first, table)]
             first += rows
             del chunk
             yield made.pop()  # and hold nothing of it while the next chunk is read

@@ -103,7 +103,10 @@ def corrupt(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        raise CorruptFile(f"{what}: cannot be read, the file seems damaged ({type(error).__name__}: {text})") from error
+        why = f"{type(error).__name__}: {text}"
+        raise CorruptFile(
+            f"{what}: cannot be read; the file seems damaged, or holds a type that uproot does not know ({why})"
+        ) from error
 
 
 def open_table(place: Place, *, threads: int = 1, streaming: bool = False) -> Table:
@@ -265,17 +268,22 @@ class TreeTable:
         heads = self._heads_of(names)
         if step is None or start >= stop:
             with corrupt(self.label):
-                parts = ((head, self._branches[head].array(entry_start=start, entry_stop=stop)) for head in heads)
-                yield _ordered(names, [_taken(head, array.layout, heads[head]) for head, array in parts])
+                whole = [_ordered(names, [self._branch(head, heads[head], start, stop) for head in heads])]
+            yield whole.pop()
             return
-        keys = {self._branches[head].cache_key: head for head in heads}
-        paths = {path: keys[b.cache_key] for path, b in self._tree.iteritems() if b.cache_key in keys}
-        pieces = self._tree.iterate(
-            filter_branch=lambda branch: branch.cache_key in keys, how=dict,
-            step_size=step, entry_start=start, entry_stop=stop,
-        )  # fmt: skip
+        found = {self._branches[head].cache_key: head for head in heads}
+        # by path and interpretation: with filters, uproot's iterator gives two branches of one name only once
+        paths = {path: found[b.cache_key] for path, b in self._tree.iteritems() if b.cache_key in found}
+        expressions = {path: self._branches[head].interpretation for path, head in paths.items()}
+        pieces = self._tree.iterate(expressions, how=dict, step_size=step, entry_start=start, entry_stop=stop)
         while (columns := [self._next(names, pieces, paths, heads)])[0] is not None:
             yield columns.pop()  # and hold no reference to it while the next piece is read
+
+    def _branch(self, head: str, wanted: set[str], start: int, stop: int) -> Columns:
+        """The columns of one branch."""
+        plain = all(not kind.ragged and not leaf.startswith(f"{head}.") for leaf, kind in self.leaves(head).items())
+        array = self._branches[head].array(entry_start=start, entry_stop=stop, library="np" if plain else "ak")
+        return dict(split_array(head, array, wanted)) if plain else _taken(head, array.layout, wanted)
 
     def _next(
         self, names: Sequence[str], pieces: Iterator[Any], paths: Mapping[str, str], heads: Mapping[str, set[str]]

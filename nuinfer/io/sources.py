@@ -68,7 +68,7 @@ def _entries(source: Source) -> Iterator[tuple[str, str | None]]:
 def _split(text: str) -> tuple[str, str | None]:
     """``"file.root:dir/tree"`` -> its two halves; a colon inside an existing path is part of it."""
     head, colon, inner = text.rpartition(":")
-    if not colon or len(head) < 2 or os.path.exists(text) or inner.startswith(("/", "\\")) or glob.has_magic(inner):
+    if not colon or len(head) < 2 or os.path.exists(text) or glob.has_magic(inner):
         return text, None
     return head, inner or None
 

@@ -228,13 +228,29 @@ class Tap:
 
 
 def rebatched(chunks: Iterator[Columns], step: int | None) -> Iterator[Columns]:
-    """The same chunks, those with more than ``step`` events cut up; for None all of them in one."""
+    """The same events in chunks of ``step``, but for the last; for None all of them in one."""
     if step is None:
         yield joined(list(chunks))
         return
+    waiting: list[Columns] = []
+    count = 0
     for chunk in chunks:
-        rows = rows_of(chunk)
-        pieces = [chunk] if rows <= step else [cut_rows(chunk, a, min(a + step, rows)) for a in range(0, rows, step)]
-        del chunk
-        while pieces:
-            yield pieces.pop(0)  # and hold no reference to the last one while the next chunk is read
+        at, rows = 0, rows_of(chunk)
+        while at < rows or not (rows or waiting):
+            taken = min(step - count, rows - at)
+            waiting.append(cut_rows(chunk, at, at + taken))
+            at, count = at + taken, count + taken
+            if at == rows:
+                del chunk  # hold nothing of it while the next one is read
+            if count < step:
+                break
+            yield _emptied(waiting)
+            count = 0
+    if waiting:
+        yield _emptied(waiting)
+
+
+def _emptied(waiting: list[Columns]) -> Columns:
+    parts = waiting.copy()
+    waiting.clear()
+    return joined(parts)

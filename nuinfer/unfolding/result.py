@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import hashing, metrics, store
+from ..errors import check_finite
 from ..events import Events
 from ..train import History
 
@@ -135,28 +136,38 @@ class Unfolded:
         Raises
         ------
         ValueError
-            for edges that do not rise.
+            for edges that do not rise, or an observable that is not finite for an event of the truth.
         """
-        names = (observable,) if isinstance(observable, str) else tuple(observable)
-        edges = (bins,) if isinstance(observable, str) else tuple(bins)
-        edges = tuple(_edges(name, e) for name, e in zip(names, edges, strict=True))
-        weights = self.weights if iteration is None else self.iterations[iteration].weights
-        replicas = self.replicas if iteration is None else self.replicas[:0]
+        names, edges = _axes(observable, bins)
+        weights, replicas = self._at(iteration)
         rows = np.flatnonzero(flag(self.simulation, "pass_truth"))
-        index, size = _bin_numbers([self.simulation.flat(name)[rows] for name in names], edges)
+        values = [self.simulation.flat(name)[rows] for name in names]
+        for name, column in zip(names, values, strict=True):
+            check_finite(f"column {name!r}", column, rows)
+        index, size = _bin_numbers(values, edges)
         members, spread = (_fill(w, self.simulation.weight, rows, index, size) for w in (weights, replicas))
         unknown = np.full((size, size), np.nan)
         statistical = metrics.replica_covariance(spread) if len(spread) > 1 else unknown
         method = metrics.replica_covariance(members) / len(members) if len(members) > 1 else unknown
         return Spectrum(names, edges, members.mean(0), statistical, method, members, spread)
 
+    def _at(self, iteration: int | None) -> tuple[Floats, Floats]:
+        """Weights and replicas after an iteration."""
+        if iteration is None:
+            return self.weights, self.replicas
+        if not 0 <= iteration < len(self.iterations):
+            raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
+        return self.iterations[iteration].weights, self.replicas[:0]
+
     def hist(self, observable: str | Sequence[str], bins: Any) -> hist.Hist[Any]:
         """`spectrum` as ``hist.Hist`` with ``Weight`` storage."""
         return self.spectrum(observable, bins).hist()
 
     def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
-        """How often a replica counted each of ``events`` (N,): data, background or simulation, told by their ids (or
-        by ``group``, where they have that column)."""
+        """How often a replica counted each of ``events`` (N,): data, background or simulation.
+
+        They are told by their ids, or by ``group`` where they have that column.
+        """
         key = events.key(self.group if self.group in events else None)
         return hashing.poisson(key, self.seed, "bootstrap", replica)
 
@@ -168,20 +179,20 @@ class Unfolded:
             f"truth yield {total:.6g}; movement per iteration {moves})"
         )
 
-    # -- files ----------------------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, replicas and iterations to one safetensors file; the simulation stays where it is."""
-        arrays: dict[str, NDArray[Any]] = {"weights": self.weights, "replicas": self.replicas, "id": self.simulation.id}
-        histories = []
+        arrays: dict[str, NDArray[Any]] = {
+            "weights": self.weights, "replicas": self.replicas, "id": self.simulation.id,
+            "own": self.simulation.weight,
+        }  # fmt: skip
         for i, step in enumerate(self.iterations):
             arrays |= {f"{i}.{n}": getattr(step, n) for n in ("weights", "movement", "effective_size")}
             for name in ("reco_history", "truth_history"):
-                history = getattr(step, name)
-                histories.append(history is not None)
+                history: History | None = getattr(step, name)
                 arrays |= {f"{i}.{name}.{n}": a for n, a in history.arrays().items()} if history else {}
-        spec = {"iterations": len(self.iterations), "histories": histories, "seed": self.seed, "group": self.group,
-                "settings": self.settings}  # fmt: skip
+        spec = {"iterations": len(self.iterations), "seed": self.seed, "group": self.group, "settings": self.settings}
         store.save(path, "unfolded", spec, arrays)
 
     @classmethod
@@ -191,14 +202,19 @@ class Unfolded:
         Raises
         ------
         CorruptFile
-            for a damaged file; ``ValueError`` for a simulation with other ids.
+            for a damaged file; ``ValueError`` for a simulation with other ids or weights.
         """
         spec, arrays = store.load(path, "unfolded")
-        if not np.array_equal(arrays["id"], simulation.id):
-            raise ValueError(f"{path}: expected the simulation that was unfolded ({len(arrays['id'])} events), found "
-                             f"other ids ({len(simulation)} events); give the same events in the same order")  # fmt: skip
+        for name, own in (("id", simulation.id), ("own", simulation.weight)):
+            if not np.array_equal(arrays[name], own):
+                raise ValueError(
+                    f"{path}: expected the simulation that was unfolded ({len(arrays[name])} events), found other "
+                    f"{'ids' if name == 'id' else 'weights'} ({len(own)} events); give the same events, in their order"
+                )
         steps = tuple(_saved_iteration(arrays, i) for i in range(spec["iterations"]))
-        return cls(simulation, arrays["weights"], arrays["replicas"], steps, spec["seed"], spec["group"], spec["settings"])
+        return cls(
+            simulation, arrays["weights"], arrays["replicas"], steps, spec["seed"], spec["group"], spec["settings"]
+        )
 
 
 def _saved_iteration(arrays: dict[str, NDArray[Any]], i: int) -> Iteration:
@@ -218,6 +234,15 @@ def flag(events: Events, name: str) -> NDArray[np.bool_]:
     if column.dtype != np.bool_:
         raise TypeError(f"column {name!r}: expected booleans, found {column.dtype}; compare first, as in x > 0")
     return column
+
+
+def _axes(observable: str | Sequence[str], bins: Any) -> tuple[tuple[str, ...], tuple[Floats, ...]]:
+    """Names and checked edges, one each a dimension."""
+    names = (observable,) if isinstance(observable, str) else tuple(observable)
+    each = (bins,) if isinstance(observable, str) else tuple(bins)
+    if not names or len(names) != len(each):
+        raise ValueError(f"bins: expected edges for each of {len(names)} observables, found {len(each)}")
+    return names, tuple(_edges(name, edges) for name, edges in zip(names, each, strict=True))
 
 
 def _edges(name: str, bins: ArrayLike) -> Floats:
@@ -245,4 +270,4 @@ def _bin_numbers(values: Sequence[NDArray[Any]], edges: Sequence[Floats]) -> tup
 def _fill(weights: Floats, own: Floats, rows: NDArray[np.int64], index: NDArray[np.int64], size: int) -> Floats:
     """Histograms (K, B) of the weighted rows."""
     filled = [np.bincount(index, w[rows] * own[rows], minlength=size + 1)[:size] for w in weights]
-    return np.array(filled).reshape(len(weights), size)
+    return np.array(filled, np.float64).reshape(len(weights), size)

@@ -19,8 +19,8 @@ is low, and keeps the reco rate from being the data's before convergence.
 too with ``"subtract"``, which keeps their absolute yield; with ``"scale"`` the data are weighted by the simulation's
 purity p(x) = S_0 / (S_0 + F_0), learned, which keeps their fraction at each x.
 
-**Rate.**  Ratios are absolute: after each step the weights are normalised so that the reconstructed signal's sum is that
-of the data's signal part (with ``misses="prior"``: that of omega and the misses).
+**Rate.**  Ratios are absolute: after each step the weights are normalised so that the reconstructed signal's sum is
+that of the data's signal part (with ``misses="prior"``: that of omega and the misses).
 
 Sources: Andreassen, Komiske, Metodiev, Nachman, Thaler, arXiv 1911.09107 (method), arXiv 2105.04448 (misses and fakes);
 D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned limit).
@@ -28,10 +28,12 @@ D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned l
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +51,22 @@ from .result import Iteration, Unfolded, flag
 
 __all__ = ["omnifold"]
 
+_log = logging.getLogger("nuinfer")
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-#: Training of one step: warm starts make later iterations short, and patience ends them.
-TRAINING = Training(epochs=20, batch=1024, patience=5)
+#: Training of one step: a short schedule run to its end.  Stopping early, or going back to an epoch before the learning
+#: rate has fallen, costs more accuracy of the weights than it saves (docs/performance.md).
+TRAINING = Training(epochs=8, batch=1024, learning_rate=3e-3, patience=None, restore=False)
 
 
 @dataclass(frozen=True)
 class _Sample:
     """The tables of an unfolding.
 
-    ``observed`` has the rows of data, background (negative) and, to subtract them, fakes (negative), with ``weight``
-    (networks, rows) including bootstraps' multiplicities nowhere: those are the loop's.
+    ``observed`` has the rows of data, background (negative) and, to subtract them, fakes (negative).  Weights are
+    without the multiplicities of bootstraps, which are the loop's.
     """
 
     simulation: Events
@@ -90,7 +95,13 @@ class _Fit:
     progress: bool
 
     def __call__(
-        self, label: str, inputs: Inputs, weights: tuple[Floats, Floats], key: Any, features: Features, warm: Fitted | None
+        self,
+        label: str,
+        inputs: Inputs,
+        weights: tuple[Floats, Floats],
+        key: Rows,
+        features: Features,
+        warm: Fitted | None,
     ) -> Fitted:
         path = self.checkpoint / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
         return ensemble.fit(
@@ -114,7 +125,7 @@ def omnifold(
     group: str | None = None,
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: losses.RatioLoss = "bce",
-    validation: float = 0.2,
+    validation: float = 0.0,
     training: Training = TRAINING,
     seed: int,
     device: str = "cpu",
@@ -144,9 +155,11 @@ def omnifold(
         variance theirs over K.
     bootstrap:
         So many further replicas, each on its own Poisson bootstrap of data, background and simulation: the statistical
-        covariance.  All of them train together with the members.
+        covariance.  All of them train together with the members.  Multiplicities are hashes of ids, so that data,
+        background and simulation need ids of their own (those that are not given are).
     group:
         Integer column whose equal values (detector throws of one true event) stay together in splits and bootstraps.
+        Data and background without it go by their ids.
     network, loss, validation, training, device, progress:
         As in `fit_ratio`; networks start each iteration from the one before.
     seed:
@@ -157,13 +170,14 @@ def omnifold(
     Returns
     -------
     Unfolded
-        ``weights`` (members, events) that multiply ``simulation.weight``.
+        ``weights`` (members, events) that multiply ``simulation.weight``; 1 for events that pass neither selection.
 
     Raises
     ------
     ValueError
         for empty samples, totals that are not positive (of the simulation, or of the data after subtraction), columns
-        that are not finite where their flag is true; ``KeyError``, ``TypeError`` for columns missing or of another kind.
+        that are not finite where their flag is true; ``KeyError``, ``TypeError`` for columns missing or of another
+        kind.
 
     Examples
     --------
@@ -180,6 +194,9 @@ def omnifold(
     reco, truth = Features.of(reco), Features.of(truth)
     _check(misses, fakes, iterations, members, bootstrap)
     sample = _tables(data, simulation, background, reco, truth, fakes, group)
+    if bootstrap:
+        named = {"data": data, "background": background, "simulation": simulation}
+        _warn_of_shared_keys({name: _key(events, group) for name, events in named.items() if events is not None})
     resample = Resample(
         seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0, plain=members
     )
@@ -217,8 +234,8 @@ class _Run:
         self.fake_times = np.stack([t[sample.fakes] for t in times])
         observed_times = np.stack([fit.resample.bootstrapped(k, sample.observed_key) for k in range(networks)])
         self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
-        for total in self.target:
-            positive_total("data after subtraction of background and fakes", np.array([total]))
+        self.fake_target = (sample.observed_weight * observed_times).sum(1) - self.target  # and their scaled fakes
+        _check_signal(self.target)
         self.step1: Fitted | None = None
         self.step2: Fitted | None = None
         self.in_truth = np.searchsorted(sample.truth, sample.signal)  # places of the signal rows among the truth rows
@@ -226,33 +243,30 @@ class _Run:
     def iterate(self, number: int) -> Iteration:
         """One iteration of all networks."""
         before = self.nu[:, self.sample.truth]
-        omega = self._reco_step(number)
-        self._truth_step(number, omega)
+        step1, omega = self._reco_step(number)
+        step2 = self._truth_step(number, omega)
         after, own = self.nu[:, self.sample.truth], self.weight[self.sample.truth]
         moved = np.sqrt(np.mean(np.log(after / before) ** 2, axis=1))
         size = (after @ own) ** 2 / ((after * own) ** 2).sum(1)
-        assert self.step1 is not None and self.step2 is not None
         plain = self.fit.resample.plain
-        return Iteration(
-            self.full_weights()[:plain], moved[:plain], size[:plain], self.step1.history, self.step2.history
-        )
+        return Iteration(self.full_weights()[:plain], moved[:plain], size[:plain], step1.history, step2.history)
 
-    def _reco_step(self, number: int) -> Floats:
-        """omega (networks, signal): nu r(x), normalised to the data's signal part."""
+    def _reco_step(self, number: int) -> tuple[Fitted, Floats]:
+        """The fit, and omega (networks, signal): nu r(x), normalised to the data's signal part."""
         sample = self.sample
         present = self.weight[sample.signal] * self.nu[:, sample.signal]
         one = _mean_one(np.concatenate([self.observed, np.zeros_like(present)], 1))
         zero = _mean_one(np.concatenate([np.zeros_like(self.observed), present], 1))
         inputs = Inputs.concat([sample.observed, sample.reco])
         key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
-        self.step1 = self.fit(f"iteration {number + 1} reco", inputs, (one, zero), key, self.reco, self.step1)
-        omega = self.nu[:, sample.signal] * np.exp(self.step1.log(sample.reco))
+        self.step1 = step1 = self.fit(f"iteration {number + 1} reco", inputs, (one, zero), key, self.reco, self.step1)
+        omega = self.nu[:, sample.signal] * np.exp(step1.log(sample.reco))
         if number == 0 and self.fakes == "scale" and len(sample.fakes):
-            self._scale_fakes(self.step1)
+            self._scale_fakes(step1)
         total = (self.weight[sample.signal] * self.signal_times * omega).sum(1)
-        return np.asarray(omega * (self.target / total)[:, None])
+        return step1, omega * (self.target / total)[:, None]
 
-    def _truth_step(self, number: int, omega: Floats) -> None:
+    def _truth_step(self, number: int, omega: Floats) -> Fitted:
         """nu <- E[omega | t] on all rows with truth."""
         sample, label = self.sample, f"iteration {number + 1} truth"
         conditional = self.misses == "conditional"
@@ -265,30 +279,26 @@ class _Run:
             pulled = self.nu[:, sample.truth]
             pulled[:, self.in_truth] = omega
         own = self.weight[rows]
-        self.step2 = self.fit(
-            label, inputs, (_mean_one(own * pulled), _mean_one(own)), sample.key[rows], self.truth, self.step2
-        )
-        found = np.exp(self.step2.log(sample.truth_inputs))
+        weights = _mean_one(own * pulled), _mean_one(own)
+        self.step2 = step2 = self.fit(label, inputs, weights, sample.key[rows], self.truth, self.step2)
+        found = np.exp(step2.log(sample.truth_inputs))
         self.nu[:, sample.truth] = found * self._scale(found, pulled)[:, None]
+        return step2
 
     def _scale(self, found: Floats, pulled: Floats) -> Floats:
         """Factors (networks,) that give the new weights the rate of the pulled ones, on the rows that taught them."""
         conditional = self.misses == "conditional"
         rows = self.sample.signal if conditional else self.sample.truth
-        times = np.stack(
-            [self.fit.resample.bootstrapped(k, self.sample.key[rows]) for k in range(len(found))]
-        )
+        times = np.stack([self.fit.resample.bootstrapped(k, self.sample.key[rows]) for k in range(len(found))])
         own = self.weight[rows] * times
         taught = found[:, self.in_truth] if conditional else found
         return np.asarray((own * pulled).sum(1) / (own * taught).sum(1))
 
     def _scale_fakes(self, step1: Fitted) -> None:
-        """Fakes follow the data at their reco value: D(x) / (S_0 + F_0)(x), which the first reco step has learned."""
-        sample = self.sample
-        shape = np.exp(step1.log(sample.fake_reco))
-        signal = np.exp(step1.log(sample.reco))
-        total = (self.weight[sample.signal] * self.signal_times * signal).sum(1)
-        self.fake_nu = shape * (self.target / total)[:, None]
+        """Fakes follow the data at their reco value: D(x) / S_0(x), which the first reco step has learned."""
+        own = self.weight[self.sample.fakes] * self.fake_times
+        shape = np.exp(step1.log(self.sample.fake_reco))
+        self.fake_nu = shape * (self.fake_target / (own * shape).sum(1))[:, None]
 
     def full_weights(self) -> Floats:
         """Weights (networks, events) of all rows of the simulation."""
@@ -315,11 +325,11 @@ def _tables(
     positive_total("simulation (events with truth and reco)", simulation.weight[signal])
     reco_inputs = reco.tensors(simulation, where=pass_reco)
     parts = [(reco.tensors(data), data.weight, _key(data, group))]
+    key = simulation.key(group)
     if background is not None and len(background):
         if "pass_reco" in background:
             background = background.select(flag(background, "pass_reco"))
         parts.append((reco.tensors(background), -background.weight, _key(background, group)))
-    key = simulation.key(group)
     if fakes == "subtract" and len(fake_rows):
         parts.append((reco_inputs.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
     return _Sample(
@@ -343,8 +353,9 @@ def _purity(sample: _Sample, fit: _Fit, reco: Features) -> Floats:
     positive_total("fakes", zero)
     inputs = Inputs.concat([sample.reco, sample.fake_reco])
     fitted = fit("purity", inputs, (_mean_one(one), _mean_one(zero)), sample.key[rows], reco, None)
-    odds = np.log(one.sum() / zero.sum())
-    return np.asarray(special.expit(fitted.log(sample.observed) + odds))
+    times = np.stack([fit.resample.bootstrapped(k, sample.key[rows]) for k in range(fit.resample.members)])
+    odds = np.log((times @ one) / (times @ zero))
+    return np.asarray(special.expit(fitted.log(sample.observed) + odds[:, None]))
 
 
 def _mean_one(weight: Floats) -> Floats:
@@ -352,11 +363,34 @@ def _mean_one(weight: Floats) -> Floats:
     return np.asarray(weight / weight.mean(-1, keepdims=True))
 
 
+def _check_signal(total: Floats) -> None:
+    """Raise where background and fakes leave nothing of the data, in any network (networks,)."""
+    bad = np.flatnonzero(~(total > 0))
+    if len(bad):
+        raise ValueError(
+            f"data after subtraction of background and fakes: expected a positive yield, found {total[bad[0]]:g} "
+            f"({len(bad)} of {len(total)} networks); are background and simulation scaled to the data's exposure?"
+        )
+
+
+def _warn_of_shared_keys(keys: dict[str, Rows]) -> None:
+    """Bootstraps take equal ids for the same event: say so where two samples share some."""
+    for one, other in itertools.combinations(keys, 2):
+        shared = len(np.intersect1d(keys[one], keys[other]))
+        if shared:
+            _log.warning(
+                "bootstrap: %s and %s share %d ids (or groups), whose multiplicities are equal in each replica; give "
+                "ids of their own to events that are not the same", one, other, shared,
+            )  # fmt: skip
+
+
 def _check(misses: str, fakes: str, iterations: int, members: int, bootstrap: int) -> None:
     if misses not in ("conditional", "prior"):
         raise ValueError(f"misses: expected 'conditional' or 'prior', found {misses!r}")
     if fakes not in ("subtract", "scale"):
         raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
-    if iterations < 1 or members < 1 or bootstrap < 0:
-        raise ValueError(f"expected iterations and members of at least 1 and bootstrap of at least 0, found "
-                         f"{iterations}, {members} and {bootstrap}")  # fmt: skip
+    counts: tuple[object, ...] = iterations, members, bootstrap
+    whole = all(isinstance(n, int) for n in counts)
+    if not whole or iterations < 1 or members < 1 or bootstrap < 0:
+        raise ValueError(f"expected whole numbers, iterations and members of at least 1 and bootstrap of at least 0, "
+                         f"found {iterations}, {members} and {bootstrap}")  # fmt: skip
