@@ -14,6 +14,7 @@ import html
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -40,9 +41,12 @@ class Table(NamedTuple):
         return "\n".join([self.caption, text[0], "-" * len(text[0]), *text[1:]])
 
     def html(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in self.rows)
-        return f"<table><caption>{html.escape(self.caption)}</caption>\n<tr>{head}</tr>\n{body}</table>\n"
+        head = "".join(f"<th>{_typeset(cell)}</th>" for cell in self.header)
+        body = "".join("<tr>" + "".join(f"<td>{_typeset(c)}</td>" for c in row) + "</tr>\n" for row in self.rows)
+        return (
+            f'<div class="table"><p>{_typeset(self.caption)}</p>\n'
+            f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+        )
 
 
 class Picture(NamedTuple):
@@ -102,34 +106,66 @@ def _write_text(path: Path, content: str) -> None:
 
 
 _STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
-table { border-collapse: collapse; margin: 1.5em 0; font-variant-numeric: tabular-nums }
-caption { text-align: left; padding-bottom: .5em; color: #555 }
-th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-figure { display: inline-block; width: 27em; max-width: 100%; margin: 0 1em 1.5em 0; vertical-align: top }
-figure img { width: 100% }
-figcaption { color: #555; font-size: .9em }
+:root { --ink: #1d1f21; --soft: #5c6166; --line: #d8dbde }
+* { box-sizing: border-box }
+body { font: 17px/1.55 Georgia, "Times New Roman", serif; max-width: 62em; margin: 3em auto; padding: 0 1.5em;
+  color: var(--ink); background: #fff }
+h1 { font-size: 1.75em; line-height: 1.25; max-width: 30em; margin: 0 0 .8em }
+p { max-width: 46em; margin: 0 0 .9em }
+sup { line-height: 0 }
+.table { margin: 2em 0 2.5em; overflow-x: auto }
+.table p, figcaption, footer { color: var(--soft); font-size: .88em }
+table { border-collapse: collapse; border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink);
+  font-variant-numeric: lining-nums tabular-nums }
+thead { border-bottom: 1px solid var(--ink) }
+th, td { padding: .3em 1.1em; text-align: right; font-weight: normal }
+th:first-child, td:first-child { text-align: left; padding-left: .4em }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(24em, 1fr)); gap: 2.5em 2em }
+figure { margin: 0 }
+figure img { display: block; width: 100%; max-width: 30em }
+figcaption { margin-top: .6em; max-width: 32em }
+footer { border-top: 1px solid var(--line); margin-top: 3em; padding-top: .8em }
+a { color: #1a5fb4 }
+@media (max-width: 40em) { .figures { grid-template-columns: 1fr } }
+@media print { body { font-size: 11pt; margin: 0 } figure { break-inside: avoid } }
 """
+
+_SIGNS = (  # plain text of a terminal, as a page can set it
+    (re.compile(r"\b1e([+-]?\d+)\b"), r"10<sup>\1</sup>"),
+    (re.compile(r"\^(-?\d+)"), r"<sup>\1</sup>"),
+    (re.compile(r"\bchi2\b"), "χ<sup>2</sup>"),
+    (re.compile(r"(?<=\d) x (?=\w)"), " × "),
+    (re.compile(r"\+-"), "±"),
+    (re.compile(r"(?<![\w.-])-(?=\d)|(?<=<sup>)-(?=\d)"), "−"),
+)
+
+
+def _typeset(text: str) -> str:
+    """HTML of a plain text: chi2, +-, 10^-38 and the like as they are printed in a paper."""
+    text = html.escape(text)
+    for plain, printed in _SIGNS:
+        text = plain.sub(printed, text)
+    return text
 
 
 def _page(title: str, text: Sequence[str], tables: Sequence[Table], figures: Sequence[tuple[Picture, bytes]]) -> str:
-    paragraphs = "".join(f"<p>{html.escape(part)}</p>\n" for part in text)
+    paragraphs = "".join(f"<p>{_typeset(part)}</p>\n" for part in text)
     shown = "".join(_figure(picture, png) for picture, png in figures)
     made = html.escape(", ".join(f"{name} {version}" for name, version in versions().items()))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n{paragraphs}{''.join(table.html() for table in tables)}{shown}"
-        f"<p><small>Made with {made}.</small></p>\n</body>\n</html>\n"
+        f"<h1>{_typeset(title)}</h1>\n{paragraphs}{''.join(table.html() for table in tables)}"
+        f'<div class="figures">\n{shown}</div>\n'
+        f'<footer>Numbers: <a href="results.json">results.json</a>. Made with {made}.</footer>\n</body>\n</html>\n'
     )
 
 
 def _figure(picture: Picture, png: bytes) -> str:
     image = base64.b64encode(png).decode("ascii")
-    caption = html.escape(picture.caption)
     return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{image}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
+        f'<figure><img alt="{html.escape(picture.caption)}" src="data:image/png;base64,{image}">'
+        f'<figcaption>{_typeset(picture.caption)} (<a href="{html.escape(picture.name)}.pdf">PDF</a>)</figcaption>'
+        f"</figure>\n"
     )

@@ -285,7 +285,7 @@ class Point(NamedTuple):
 
 def learning_rate(batch: int) -> float:
     """The same rule for both sides: near the best of a scan at every batch size from 256 to 2,048."""
-    return 1.2e-2 * min(batch / 512, 4) ** 0.5
+    return 1.2e-2 * math.sqrt(min(batch / 512, 4))
 
 
 def same_loss(setting: Setting, ensembles: Sequence[int], epochs: Sequence[int], batches: Sequence[int]) -> str:
@@ -296,17 +296,23 @@ def same_loss(setting: Setting, ensembles: Sequence[int], epochs: Sequence[int],
     for members, length, batch in product((0, *ensembles), epochs, batches):
         rate = learning_rate(batch)
         training = Training(epochs=length, batch=batch, learning_rate=rate, patience=None)
-        points.append(_ours_point(sample, held, training, members) if members else _plain_point(sample, held, training))
+        points.append(_point(sample, held, training, members, setting.activations[0]))
         note("(b) {}, batch {}, {} epochs: {:.2f} CPU s, {:.5f} +- {:.5f}".format(*points[-1]))
         setting.rest()
     return _judged(points) + "\n\n" + _grid(points)
 
 
-def _plain_point(sample: Sample, held: Sample, training: Training, runs: int = 3) -> Point:
+def _point(sample: Sample, held: Sample, training: Training, members: int, activation: str) -> Point:
+    if members:
+        return _ours_point(sample, held, training, members, mlp(activation))
+    return _plain_point(sample, held, training, activation)
+
+
+def _plain_point(sample: Sample, held: Sample, training: Training, activation: str, runs: int = 3) -> Point:
     found = []
     for seed in range(runs):
         torch.manual_seed(seed)
-        net = network()
+        net = network(activation)
         turn = timed(partial(plain, sample, training, net, schedule=True))
         with torch.no_grad():
             found.append((turn.cpu, float(excess(net(held.x)[:, 0].double(), held.g))))
@@ -314,8 +320,8 @@ def _plain_point(sample: Sample, held: Sample, training: Training, runs: int = 3
     return Point("plain", training.batch, training.epochs, float(np.median(cpu)), *_mean(loss))
 
 
-def _ours_point(sample: Sample, held: Sample, training: Training, members: int) -> Point:
-    stack, found = mlp(), []
+def _ours_point(sample: Sample, held: Sample, training: Training, members: int, stack: Stack) -> Point:
+    found: list[Ensemble] = []
     turn = timed(lambda: found.append(ours(sample, training, members, stack)))
     # the classes' totals differ by chance: log odds are the log ratio and the log of the totals' quotient
     offset = math.log(float(sample.y.sum() / (1 - sample.y).sum()))
@@ -401,7 +407,9 @@ def layouts(setting: Setting, threads: int, batch: int = 512, members: int = 8) 
     works["plain, torch.compile"] = lambda: plain(sample, training, compiled)
     for name, stack in _variants().items():
         works[name] = partial(ours, sample, training, members, stack)
-    works["the library, an epoch with 20% held out and validated"] = lambda: ours(sample, training, members, mlp(), validation=0.2)
+    works["the library, an epoch with 20% held out and validated"] = lambda: ours(
+        sample, training, members, mlp(), validation=0.2
+    )
     return _compared(setting, works, threads, math.ceil(len(sample.x) / batch))
 
 
@@ -452,7 +460,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="quiet rounds wanted")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024], help="of part (a)")
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="of part (a)")
-    parser.add_argument("--activations", nargs="+", choices=tuple(ACTIVATIONS), default=list(ACTIVATIONS))
+    parser.add_argument("--activations", nargs="+", choices=tuple(ACTIVATIONS), default=list(ACTIVATIONS),
+                        help="of part (a); part (b) takes the first")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="of part (a)")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between bursts, on a machine that is shared")
     return parser.parse_args()
@@ -482,7 +491,7 @@ def main() -> None:
     if "a" in options.parts:
         print(f"\n(a) wall seconds, {options.threads} threads\n\n{same_steps(setting, options.threads)}\n\n{load()}")
     if "b" in options.parts:
-        grid = ([8], (8, 16), (512, 1024)) if quick else ([8, 16], (2, 4, 8), (256, 512, 1024, 2048))
+        grid = ([8], (8, 16), (512, 1024)) if quick else ([8, 16], (2, 3, 4, 6, 8), (256, 512, 1024, 2048))
         print(f"\n(b) CPU seconds to equal held-out loss, one thread\n\n{same_loss(setting, *grid)}")
     for threads in (1, 2) if options.explore else ():
         print(f"\n(c) layouts, 8 members, batch 512\n\n{layouts(setting, threads)}")

@@ -1,6 +1,6 @@
 """The example of README.md: makes its two files, runs its lines, and keeps its figure as docs/_static/readme.png.
 
-    python docs/readme_figure.py
+python docs/readme_figure.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nuinfer as nu
 FOLDER = Path(__file__).parent
 
 
-def make_files(folder: Path, number: int = 15_000) -> None:
+def make_files(folder: Path, number: int = 10_000) -> None:
     """A simulation and pseudo-data of another momentum spectrum, seen by one toy detector."""
     for name, mean, width, seed in (("simulation", 0.0, 0.5, 1), ("data", 0.2, 0.45, 2)):
         rng = np.random.default_rng(seed)
@@ -34,16 +34,20 @@ def run_example() -> None:
 
     import nuinfer as nu
 
-    simulation = nu.read_root("simulation.root:muons", ["p_true", "p", "pass_reco"], weight="weight")
-    data = nu.read_root("data.root:muons", ["p", "p_true", "pass_reco"])  # p_true: to check the answer, not used for it
+    simulation = nu.read_root("simulation.root:muons", ["p", "p_true", "pass_reco"], weight="weight")
+    data = nu.read_root("data.root:muons", ["p", "p_true", "pass_reco"])  # p_true only to check the answer
 
-    result = nu.omnifold(data, simulation, reco=["p"], truth=["p_true"], members=4, bootstrap=20, seed=1)
+    network = nu.MLP(width=32, depth=2)
+    result = nu.omnifold(
+        data, simulation, reco=["p"], truth=["p_true"], members=4, bootstrap=20, network=network, seed=1
+    )
 
-    edges = np.array([0.2, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 4.0])
-    unfolded = result.spectrum("p_true", edges)  # values, covariance, hist() ...
+    edges = np.array([0.4, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 4.0])
+    unfolded = result.spectrum("p_true", edges)  # values, covariance, hist()
     prior, truth = (events.hist("p_true", edges).values() for events in (simulation, data))
-    panels = nu.plots.spectrum(edges, unfolded.values, unfolded.covariance, truth=truth, prior=prior, xlabel="$p$ (GeV)")
-    nu.plots.save(panels[0].figure, "unfolded")  # unfolded.png, unfolded.pdf
+    look = {"truth": truth, "prior": prior, "xlabel": "$p$ (GeV)", "ylabel": "muons", "density": True}
+    panels = nu.plots.spectrum(edges, unfolded.values, unfolded.covariance, **look)
+    nu.plots.save(panels[0].figure, "unfolded")  # unfolded.png and unfolded.pdf
     # README ends
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import hashing, store
 from .errors import check_finite
-from .events import Events, take_ragged
+from .events import Events, Ragged, offsets_of, take_ragged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +127,39 @@ class Features:
             clouds[cloud] = (torch.from_numpy(values), torch.from_numpy(entries[0].offsets.copy()))
         return Inputs(torch.from_numpy(matrix), clouds)
 
+    def mapped(
+        self, parts: Sequence[Events], folder: str | Path, *, seed: int, window: int = 1 << 20
+    ) -> tuple[Inputs, NDArray[np.int64]]:
+        """The checked columns of all ``parts``, mapped from files in ``folder`` in a shuffled order.
+
+        For samples larger than memory, and memory-mapped ones (``cache=`` of the readers): the values are written once,
+        shuffled, so that training can read neighbouring rows in blocks of ``window`` and still see them mixed.  Files
+        of the same events, columns and seed are used again.
+
+        Returns
+        -------
+        tuple
+            The `Inputs`, and ``order`` (N,): row i is event ``order[i]`` of the parts, one after the other.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            as `tensors`.
+        """
+        for part in parts:
+            self.check(part)
+        order = hashing.permutation(sum(len(part) for part in parts), seed, "mapped rows")
+        name = f"{hashing.salt(self, seed, *(part.id[:: len(part) // 65536 + 1].tobytes() for part in parts)):016x}"
+        where = Path(folder)
+        flat = _mapped(where / f"{name}.flat.npy", order, [part.keep(self.flat) for part in parts], self.flat)
+        clouds = {}
+        for cloud, fields in self.clouds:
+            columns = [f"{cloud}.{field}" for field in fields]
+            counts = np.concatenate([part.ragged(columns[0]).counts for part in parts])[order]
+            values = _mapped(where / f"{name}.{cloud}.npy", order, [part.keep(columns) for part in parts], columns)
+            clouds[cloud] = (values, _tensor(offsets_of(counts)))
+        return Inputs(flat, clouds, window), order
+
     def to_json(self) -> dict[str, Any]:
         """The form in which results save it."""
         return {"flat": list(self.flat), "clouds": {name: list(fields) for name, fields in self.clouds}}
@@ -145,10 +180,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Inputs:
-    """N events as tensors: ``flat`` (N, D), and for each cloud (values (M, F), offsets (N + 1,))."""
+    """N events as tensors: ``flat`` (N, D), and for each cloud (values (M, F), offsets (N + 1,)).
+
+    ``window`` is the number of neighbouring rows that training reads together where the values are mapped from a file;
+    None for all of them.
+    """
 
     flat: Tensor
     clouds: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -168,7 +208,7 @@ class Inputs:
     def to(self, device: Any) -> Inputs:
         """The same on another device (offsets stay where rows are drawn, on the CPU)."""
         clouds = {name: (values.to(device), offsets) for name, (values, offsets) in self.clouds.items()}
-        return Inputs(self.flat.to(device), clouds)
+        return Inputs(self.flat.to(device), clouds, self.window)
 
     def take(self, rows: Tensor) -> Batch:
         """The events ``rows`` (K, B) of K members as a `Batch`."""
@@ -287,10 +327,57 @@ def _cast(name: str, values: NDArray[Any], dtype: Any) -> NDArray[Any]:
     return cast
 
 
+def _mapped(path: Path, order: NDArray[np.int64], parts: Sequence[Events], columns: Sequence[str]) -> Tensor:
+    """The columns of the parts as a float32 matrix in the given order of their events, mapped from ``path``."""
+    import numpy.lib.format as npy
+
+    if not path.exists():
+        first = np.cumsum([0, *(len(part) for part in parts)])
+        sizes = [_values(part.select(slice(0, 0)), columns).shape[1] for part in parts]
+        rows = sum(_length(part, columns) for part in parts)
+
+        def write(target: Path) -> None:
+            out = npy.open_memmap(target, "w+", np.float32, (rows, sizes[0]))
+            at = 0
+            for start in range(0, len(order), 1 << 18):
+                piece = _gathered(parts, first, order[start : start + (1 << 18)], columns)
+                out[at : at + len(piece)] = piece
+                at += len(piece)
+            out.flush()
+
+        store.write_atomically(path, write)
+    return _tensor(np.load(path, mmap_mode="c"))
+
+
+def _gathered(
+    parts: Sequence[Events], first: NDArray[np.int64], rows: NDArray[np.int64], columns: Sequence[str]
+) -> NDArray[np.float32]:
+    """The values of events ``rows`` of the parts, one after the other, in the order of ``rows``."""
+    which = np.searchsorted(first, rows, side="right") - 1
+    found = [part.select(rows[which == i] - first[i]) for i, part in enumerate(parts)]
+    # those of part 0 come first, then those of part 1, ...: bring them back to the order of the rows
+    back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+    return _values(Events.concat(found).select(back), columns)
+
+
+def _values(events: Events, columns: Sequence[str]) -> NDArray[np.float32]:
+    arrays = [c.values if isinstance(c, Ragged) else c for c in (events[name] for name in columns)]
+    return np.stack(arrays, axis=1).astype(np.float32) if arrays else np.empty((len(events), 0), np.float32)
+
+
+def _length(events: Events, columns: Sequence[str]) -> int:
+    first = events[columns[0]] if columns else events.weight
+    return len(first.values) if isinstance(first, Ragged) else len(first)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(array)
+
+
 def _emptied(events: Events, where: NDArray[np.bool_]) -> Events:
     """The events with the clouds of those outside ``where`` emptied."""
-    from .events import Ragged, offsets_of
-
     columns: dict[str, Any] = {}
     for name in events.columns:
         column = events[name]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["below", "bits", "fold", "poisson", "shuffled", "uniform"]
+__all__ = ["below", "bits", "fold", "permutation", "poisson", "shuffled", "uniform"]
 
 Keys = NDArray[np.int64]
 
@@ -137,3 +137,14 @@ def shuffled(start: int, stop: int, bit_count: int, *labels: object) -> NDArray[
         np.right_shift(z, shift, out=t)
         z ^= t
     return z.view(np.int64)
+
+
+def permutation(count: int, *labels: object) -> NDArray[np.int64]:
+    """A random order of 0 .. count - 1, as one array (count,).
+
+    >>> sorted(permutation(5, "seed", 1).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    bit_count = max(count - 1, 1).bit_length()
+    order = shuffled(0, 1 << bit_count, bit_count, *labels)
+    return order[order < count]

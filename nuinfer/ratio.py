@@ -37,7 +37,7 @@ from .resample import Resample
 from .train import History, Training
 from .trees import Forest, Trees
 
-__all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "two_sample_test"]
+__all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "refine", "two_sample_test"]
 
 _log = logging.getLogger("nuinfer")
 
@@ -203,6 +203,7 @@ def fit_ratio(
     seed: int,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = True,
 ) -> Ratio:
     """Learn log p1(x)/p0(x) of two weighted samples.
@@ -235,6 +236,9 @@ def fit_ratio(
         The same seed gives the same ratio, to the bit, at a fixed number of threads.
     device, checkpoint, progress:
         See `nuinfer.train.minimise`.
+    cache:
+        A folder for the features of samples that are memory-mapped or too large: written once in shuffled order, then
+        read in blocks (`Features.mapped`).
 
     Raises
     ------
@@ -256,10 +260,15 @@ def fit_ratio(
     features = Features.of(features)
     parts = [("numerator", numerator), ("denominator", denominator)]
     yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
-    used = [(name, events.select(events.weight != 0)) for name, events in parts]
-    inputs = Inputs.concat([features.tensors(events) for _, events in used])
+    # a copy only where there is something to leave out: columns may be mapped from a file
+    used = [(name, events if events.weight.all() else events.select(events.weight != 0)) for name, events in parts]
     key = np.concatenate([events.key(group) for _, events in used])
     weights = _two_weights(used[0][1].weight, used[1][1].weight)
+    if cache is None:
+        inputs = Inputs.concat([features.tensors(events) for _, events in used])
+    else:
+        inputs, order = features.mapped([events for _, events in used], cache, seed=seed)
+        key, weights = key[order], (weights[0][order], weights[1][order])
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     if calibrate is not None and not validation:
         raise ValueError("calibrate: expected a validation fraction above 0, found 0; a map fitted on training rows "
@@ -268,9 +277,11 @@ def fit_ratio(
         inputs, weights, key, resample, shape=features.shape, network=network, loss=losses.by_name(loss),
         training=training, device=device, checkpoint=checkpoint, label="ratio", progress=progress,
     )  # fmt: skip
-    held = _held_out(fitted, inputs, weights, key, resample) if validation else []
-    _warn_where_negative(held)
-    maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else np.empty((0, 0))
+    maps = np.empty((0, 0))
+    if validation and (calibrate or (weights[0] < 0).any() or (weights[1] < 0).any()):
+        held = _held_out(fitted, inputs, weights, key, resample)
+        _warn_where_negative(held)
+        maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
     return Ratio(features, network, fitted.model, resample, yields, fitted.history, group, loss, calibrate, maps, known)
 
@@ -409,3 +420,56 @@ def two_sample_test(
     logs = [ratio.log(events) for events in (first, second)]
     weights = {"weight_numerator": first.weight, "weight_denominator": second.weight}
     return TwoSample(metrics.roc_auc(*logs, **weights), metrics.two_sample_accuracy(*logs, **weights))
+
+
+# -- signed weights made positive -------------------------------------------------------------------------------------
+
+
+def refine(
+    events: Events,
+    features: Features | list[str],
+    *,
+    network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
+    members: int = 1,
+    folds: int = 2,
+    training: Training = Training(),  # noqa: B008 - a frozen spec
+    group: str | None = None,
+    seed: int,
+    progress: bool = True,
+) -> Events:
+    """The same events with positive weights of the same density in ``features``: w -> abs(w) E[sign w | x].
+
+    With o(x) the odds of a positive weight, learned as the ratio of the events of positive to those of negative weight
+    (in abs(w), out of fold), the mean sign is (o - 1)/(o + 1).  The result is scaled to the sum of the weights.  Events
+    without negative weights come back as they are.
+
+    Source: Nachman, Thaler, arXiv 2007.11586.
+
+    Raises
+    ------
+    ValueError
+        where the mean sign is not positive: the density is negative there, and no positive weights have it.
+
+    >>> from nuinfer.simulators import GaussianRatio
+    >>> signed = GaussianRatio(negative=0.2).numerator(4000, 1)
+    >>> refined = refine(signed, ["x0"], seed=1, progress=False, training=Training(epochs=5, batch=256))
+    >>> bool((refined.weight > 0).all()), bool(refined.effective_size > 1.5 * signed.effective_size)
+    (True, True)
+    """
+    total, negative = positive_total("weights to refine", events.weight), events.weight < 0
+    if not negative.any():
+        return events
+    size = events.with_weight(np.abs(events.weight))
+    ratio = fit_ratio(
+        size.select(~negative), size.select(negative), features, network=network, members=members, folds=folds,
+        training=training, group=group, seed=seed, progress=progress,
+    )  # fmt: skip
+    half_log_odds = 0.5 * (ratio.log(events) + np.log(ratio.yields.numerator / ratio.yields.denominator))
+    mean_sign = np.tanh(half_log_odds)
+    bad = np.flatnonzero((mean_sign <= 0) & (events.weight != 0))
+    if len(bad):
+        raise ValueError(
+            f"refine: expected a positive mean sign of the weights everywhere, found {mean_sign[bad[0]]:.3g} at row "
+            f"{bad[0]} and {len(bad)} rows in all; merge these events with positive ones, or use fewer features"
+        )
+    return size.with_weight(size.weight * mean_sign).scaled_to(total)

@@ -190,12 +190,15 @@ def _check_totals(risk: Risk, rows: NDArray[np.int64], total: NDArray[np.float64
 class _Epoch:
     """The batches of one epoch for the networks ``active``: rows (K, B) and scaled class weights, each (K, B)."""
 
-    def __init__(self, risk: Risk, totals: _Totals, active: NDArray[np.int64], size: int, steps: int) -> None:
+    def __init__(
+        self, risk: Risk, totals: _Totals, active: NDArray[np.int64], size: int, steps: int, window: int | None = None
+    ) -> None:
         self.risk, self.totals, self.active, self.size, self.steps = risk, totals, active, size, steps
+        self.window = window or len(risk.key)
 
     def batches(self, epoch: int, device: Any) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         many = max(1, _ROWS_AT_ONCE // (self.size * len(self.active)))
-        drawn = [_Stream(self.risk, int(n), epoch) for n in self.active]
+        drawn = [_Stream(self.risk, int(n), epoch, self.window) for n in self.active]
         for start in range(0, self.steps, many):
             count = min(many, self.steps - start)
             rows, weights = self._block([stream.take(count * self.size) for stream in drawn], count)
@@ -224,12 +227,16 @@ class _Epoch:
 
 
 class _Stream:
-    """One network's rows of an epoch, handed out piece by piece."""
+    """One network's rows of an epoch, handed out piece by piece.
 
-    def __init__(self, risk: Risk, network: int, epoch: int) -> None:
-        self.risk, self.network, self.epoch = risk, network, epoch
-        self.bit_count = max(len(risk.key) - 1, 1).bit_length()
-        self.place = 0
+    A pass goes through windows of rows, in an order that all networks share, so that a memory-mapped file is read in
+    blocks and once for all; within a window each network has an order of its own.
+    """
+
+    def __init__(self, risk: Risk, network: int, epoch: int, window: int) -> None:
+        self.risk, self.network, self.epoch, self.window = risk, network, epoch, window
+        self.windows = -(-len(risk.key) // window)
+        self.turn, self.block, self.place = 0, 0, 0
         self.rows, self.times = np.empty(0, np.int64), np.empty(0, np.uint8)
 
     def take(self, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -242,16 +249,23 @@ class _Stream:
         return out
 
     def _more(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        end = 1 << self.bit_count
-        turn, at = divmod(self.place, end)
-        stop = min(at + step, end)
-        self.place += stop - at
-        labels = (self.risk.resample.seed, self.network, self.epoch, turn)
-        rows = hashing.shuffled(at, stop, self.bit_count, *labels)
-        rows = rows[rows < len(self.risk.key)]
+        seed, labels = self.risk.resample.seed, (self.epoch, self.turn)
+        first = self.window * int(hashing.permutation(self.windows, seed, "windows", *labels)[self.block])
+        size = min(self.window, len(self.risk.key) - first)
+        bit_count = max(size - 1, 1).bit_length()
+        stop = min(self.place + step, 1 << bit_count)
+        rows = hashing.shuffled(self.place, stop, bit_count, seed, self.network, *labels, first)
+        rows = first + rows[rows < size]
+        self._advance(stop, stop == 1 << bit_count)
         times = self.risk.resample.times(self.network, self.risk.key[rows], held_out=False)
         kept = times > 0
         return rows[kept], times[kept]
+
+    def _advance(self, place: int, window_done: bool) -> None:
+        self.place = 0 if window_done else place
+        self.block += window_done
+        if self.block == self.windows:
+            self.block, self.turn = 0, self.turn + 1
 
 
 # -- parameters as one matrix ------------------------------------------------------------------------------------------
@@ -358,7 +372,9 @@ class _Loop:
 
     def _steps(self) -> NDArray[np.float64]:
         losses = []
-        epoch = _Epoch(self.risk, self.totals, self.active, self.training.batch, self.steps)
+        epoch = _Epoch(
+            self.risk, self.totals, self.active, self.training.batch, self.steps, self.inputs.window
+        )
         gradient = torch.empty_like(self.parameters.flat)
         for step, (rows, weights) in enumerate(epoch.batches(self.epoch, self.device)):
             number = self.epoch * self.steps + step

@@ -282,6 +282,7 @@ def test_split_classes() -> None:
         assert np.array_equal(found["hits.id"].values, ak.flatten(tree["Evt/hits/hits.id"].array()))
         assert np.array_equal(found["trks.E"].values, ak.flatten(tree["Evt/trks/trks.E"].array()))
     assert found["hits.pos.x"].offsets is not found["trks.E"].offsets
+    check_same(Events.concat(list(io.iterate(path, ["hits", "trks.E", "mc_t"], step=3))), found)
     with pytest.raises(
         TypeError, match=r"'trks.fitinf' cannot be a column, it holds lists within lists; flatten .*; name"
     ):

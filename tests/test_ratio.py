@@ -20,7 +20,7 @@ from torch import nn
 
 from nuinfer import MLP, DeepSet, Events, Features, Ratio, Training, Transformer, Trees, fit_ratio, metrics
 from nuinfer.errors import CorruptFile
-from nuinfer.ratio import two_sample_test
+from nuinfer.ratio import refine, two_sample_test
 from nuinfer.simulators import CloudRatio, Gaussian, GaussianRatio
 
 TOY = GaussianRatio()  # log r = 2x
@@ -613,3 +613,34 @@ def test_the_default_network_over_ten_samples(network: Any) -> None:
         for s in range(10)
     ]
     assert np.mean(found) < (30 if isinstance(network, MLP) else 150)
+
+
+# -- refined weights ---------------------------------------------------------------------------------------------------
+
+
+def test_refined_weights_are_positive_and_keep_the_density() -> None:
+    """Moments under refined weights equal those under the signed ones, within 4 sigma of the signed sample."""
+    signed = GaussianRatio(negative=0.2).numerator(20000, 5)
+    refined = refine(signed, ["x0"], seed=1, progress=False, training=Training(epochs=6, batch=512))
+    assert (refined.weight > 0).all()
+    assert refined.sum_weights == pytest.approx(signed.sum_weights, rel=1e-12)
+    assert refined.effective_size > 1.8 * signed.effective_size
+    x = signed["x0"]
+    for power in (1, 2):
+        exact = {1: 1.0, 2: 2.0}[power]  # moments of N(1, 1)
+        sigma = np.sqrt(np.sum((signed.weight * (x**power - exact)) ** 2)) / signed.sum_weights
+        found, ignored = (np.average(x**power, weights=w) for w in (refined.weight, np.abs(signed.weight)))
+        assert abs(found - exact) < 4 * sigma < abs(ignored - exact)  # abs(w) has another density
+
+
+def test_refining_refuses_a_negative_density() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=4000)
+    events = Events({"x": x}, weight=np.where(x > 1, -1.0, 1.0))
+    with pytest.raises(ValueError, match="expected a positive mean sign of the weights everywhere"):
+        refine(events, ["x"], seed=1, progress=False, training=Training(epochs=6, batch=256))
+
+
+def test_refining_positive_weights_changes_nothing() -> None:
+    events = GaussianRatio().numerator(100, 1)
+    assert refine(events, ["x0"], seed=1) is events

@@ -13,9 +13,10 @@
 # %% [markdown]
 # # From a ROOT file to an unfolded spectrum
 #
-# A toy experiment measures muons. Its two simulations and its data lie in ROOT files. We read them, reweight one simulation
-# to the other with a learned density ratio, unfold the data with OmniFold, and compare with the law that made them.
-# Everything is seeded, so that your numbers are these numbers.
+# A toy experiment measures muons. Its two simulations and its data lie in ROOT files. We read
+# them, reweight one simulation to the other with a learned density ratio, unfold the data with
+# OmniFold, and compare with the law that made them. Everything is seeded, so that your numbers are
+# these numbers.
 
 # %%
 import os
@@ -36,19 +37,19 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A toy experiment
 #
-# Truth: $\ln p \sim N(\mu, 0.5^2)$ with $p$ in GeV, and an angle $\theta$ that follows a Rayleigh distribution of scale
-# $s\,p^{-1/2}$ degrees. A model is a choice of $\mu$, $s$ and a rate.
+# Truth: $\ln p \sim N(\mu, 0.5^2)$ with $p$ in GeV, and an angle $\theta$ that follows a Rayleigh
+# distribution of scale $s\,p^{-1/2}$ degrees. A model is a choice of $\mu$, $s$ and a rate.
 #
-# Detector: a muon is found with probability $0.9\,(1 - e^{-p/0.4})\,e^{-(\theta/60°)^2}$ and leaves 40 hits per GeV on
-# average, each with a charge; the summed charge measures $p$. The angle has an error of 3 degrees. A muon that is not
-# found has no hits and no angle.
+# Detector: a muon is found with probability $0.9\,(1 - e^{-p/0.4})\,e^{-(\theta/60°)^2}$ and
+# leaves 40 hits per GeV on average, each with a charge; the summed charge measures $p$. The angle
+# has an error of 3 degrees. A muon that is not found has no hits and no angle.
 #
 # The generator draws momenta from a wider law than the model's and corrects for it by weights.
 
 # %%
 MODELS = {  # mu, s in degrees, rate relative to the nominal model
     "nominal": (np.log(1.0), 20.0, 1.0),
-    "alternative": (np.log(1.1), 18.0, 1.0),
+    "alternative": (np.log(1.25), 16.0, 1.0),
     "data": (np.log(1.15), 17.0, 1.1),
 }
 WIDTH = 0.5
@@ -63,14 +64,16 @@ def generate(model, number, *, seed, weighted):
     weight = stats.norm.pdf(log_p, mu, WIDTH) / stats.norm.pdf(log_p, mu, wide)
     p = np.exp(log_p)
     angle = rng.rayleigh(scale / np.sqrt(p))
-    found = rng.random(number) < 0.9 * (1 - np.exp(-p / 0.4)) * np.exp(-((angle / 60) ** 2))
+    efficiency = 0.9 * (1 - np.exp(-p / 0.4)) * np.exp(-((angle / 60) ** 2))
+    found = rng.random(number) < efficiency
     hits = np.where(found, rng.poisson(40 * p), 0)
+    offsets = np.concatenate([[0], np.cumsum(hits)])
     columns = {
         "true_p": p,
         "true_angle": angle,
         "found": found,
         "angle": np.where(found, np.abs(angle + rng.normal(0, 3, number)), np.nan),
-        "hits.q": nu.Ragged(rng.gamma(4.0, 0.25, hits.sum()), np.concatenate([[0], np.cumsum(hits)])),
+        "hits.q": nu.Ragged(rng.gamma(4.0, 0.25, hits.sum()), offsets),
     }
     return nu.Events(columns, weight=weight)
 
@@ -82,12 +85,13 @@ for number, model in enumerate(MODELS):
 # %% [markdown]
 # ## Reading
 #
-# `read_root` takes branches, and expressions of them: `aliases` are new columns, `cut` says which events to keep, `weight`
-# is a branch or an expression. Functions such as `sum` and `count` reduce a jagged branch to a number per event.
+# `read_root` takes branches, and expressions of them: `aliases` are new columns, `cut` says which
+# events to keep, `weight` is a branch or an expression. Functions such as `sum` and `count` reduce
+# a jagged branch to a number per event.
 #
-# The truth is defined as muons above 0.4 GeV; a measured muon needs 10 hits. Of the simulation we keep all that pass
-# either. A muon that passes only the first is a *miss*, one that passes only the second a *fake*. OmniFold knows them by
-# the columns `pass_truth` and `pass_reco`.
+# The truth is defined as muons above 0.4 GeV; a measured muon needs 10 hits. Of the simulation we
+# keep all that pass either. A muon that passes only the first is a *miss*, one that passes only
+# the second a *fake*. OmniFold knows them by the columns `pass_truth` and `pass_reco`.
 
 # %%
 measured = {"p": "sum(hits.q) / 40", "pass_reco": "found and count(hits.q) >= 10"}
@@ -105,16 +109,23 @@ def simulated(model):
 
 
 nominal, alternative = simulated("nominal"), simulated("alternative")
-data = nu.read_root(folder / "data.root:muons", ["angle"], aliases=measured, cut="pass_reco")
-nominal
+data = nu.read_root(
+    folder / "data.root:muons",
+    ["angle"],
+    aliases=measured,
+    cut="pass_reco",
+)
+data
 
 # %% [markdown]
-# `Events` are a frozen table. `select` takes a mask, `hist` fills a weighted `hist.Hist`, and most other things are numpy.
+# `Events` are a frozen table. `select` takes a mask, `hist` fills a weighted `hist.Hist`, and most
+# other things are numpy.
 
 # %%
 found = nominal.select(nominal["pass_reco"])
 misses = nominal.select(~nominal["pass_reco"])
-print(f"{len(found)} found, yield {found.sum_weights:.0f}, effective size {found.effective_size:.0f}")
+print(f"{len(found)} found, of yield {found.sum_weights:.0f}")
+print(f"they are worth {found.effective_size:.0f} events of weight 1")
 print(f"{misses.sum_weights / nominal.sum_weights:.1%} of the yield is missed")
 found.hist("p", np.arange(0.0, 4.5, 0.5))
 
@@ -123,27 +134,28 @@ found.hist("p", np.arange(0.0, 4.5, 0.5))
 def steps(ax, events, column, edges, **look):
     """A weighted histogram with its statistical errors."""
     filled = events.hist(column, edges)
-    ax.stairs(filled.values(), edges, linewidth=1.5, **look)
-    centres = (edges[1:] + edges[:-1]) / 2
-    ax.errorbar(centres, filled.values(), np.sqrt(filled.variances()), fmt="none", ecolor=look.get("color"))
+    values, errors = filled.values(), np.sqrt(filled.variances())
+    ax.stairs(values, edges, linewidth=1.5, **look)
+    ax.errorbar((edges[1:] + edges[:-1]) / 2, values, errors, fmt="none", ecolor=look["color"])
 
 
 edges = {"p": np.linspace(0, 4, 21), "angle": np.linspace(0, 60, 21)}
 labels = {"p": "measured $p$ (GeV)", "angle": r"measured $\theta$ (degrees)"}
 with nu.plots.style():
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for ax, column in zip(axes, edges, strict=True):
-        steps(ax, found, column, edges[column], color="#f89c20", linestyle="--", label="nominal simulation")
-        steps(ax, data, column, edges[column], color="black", label="data")
-        ax.set(xlabel=labels[column], ylabel="muons per bin", xlim=edges[column][[0, -1]], ylim=(0, None))
+    for ax, (column, at) in zip(axes, edges.items(), strict=True):
+        steps(ax, found, column, at, color="#f89c20", linestyle="--", label="nominal")
+        steps(ax, data, column, at, color="black", label="data")
+        ax.set(xlabel=labels[column], ylabel="muons per bin", xlim=at[[0, -1]], ylim=(0, None))
         ax.legend()
 
 # %% [markdown]
 # ## A density ratio: one model reweighted to another
 #
 # A classifier that separates two samples knows the ratio of their densities. `fit_ratio` learns
-# $\log p_1(x)/p_0(x)$ of the alternative to the nominal model in the true variables. Four members and two folds are eight
-# networks, trained together; with folds, no event is scored by a network that has seen it.
+# $\log p_1(x)/p_0(x)$ of the alternative to the nominal model in the true variables. Four members
+# and two folds are eight networks, trained together; with folds, no event is scored by a network
+# that has seen it.
 
 # %%
 ratio = nu.fit_ratio(
@@ -162,9 +174,10 @@ print(ratio)
 print(report)
 
 # %% [markdown]
-# The report asks what a ratio has to answer for: is the mean weight 1, is the classifier's probability right, how many
-# events is the reweighted sample worth, and can a new classifier still tell it from its target? (An area under the curve
-# slightly below 1/2 is usual here: out of fold, each half is corrected for the fluctuations of the other.)
+# The report asks what a ratio has to answer for: is the mean weight 1, is the classifier's
+# probability right, how many events is the reweighted sample worth, and can a new classifier still
+# tell it from its target? (An area under the curve slightly below 1/2 is usual here: out of fold,
+# each half is corrected for the fluctuations of the other.)
 
 # %%
 main, pulls = nu.plots.reliability(report.reliability)
@@ -174,44 +187,46 @@ main.figure
 # %% [markdown]
 # Here the exact ratio is known, up to the constant that the selection brings.
 
+
 # %%
 def log_density(events, model):
     mu, scale, _ = MODELS[model]
-    p, angle = events["true_p"], events["true_angle"]
-    return stats.norm.logpdf(np.log(p), mu, WIDTH) + stats.rayleigh.logpdf(angle, scale=scale / np.sqrt(p))
+    log_p, angle = np.log(events["true_p"]), events["true_angle"]
+    in_angle = stats.rayleigh.logpdf(angle, scale=scale * np.exp(-log_p / 2))
+    return stats.norm.logpdf(log_p, mu, WIDTH) + in_angle
 
 
 exact = log_density(nominal, "alternative") - log_density(nominal, "nominal")
 exact -= np.log(np.average(np.exp(exact), weights=nominal.weight))
-difference = ratio.log(nominal) - exact
-spread = {"exact log r": exact, "learned minus exact": difference}
-for name, values in spread.items():
-    print(f"{name:<20} rms {np.sqrt(np.average(values**2, weights=nominal.weight)):.3f}")
+for name, log_r in {"exact": exact, "learned - exact": ratio.log(nominal) - exact}.items():
+    rms = np.sqrt(np.average(log_r**2, weights=nominal.weight))
+    print(f"log r, {name:<16} rms {rms:.3f}")
 
 # %% [markdown]
-# The detector is the same in both simulations, so weights learned from the truth also bring the *measured* spectra, which
-# the networks never saw, into agreement. `weights` are of shapes; `yields` has the rates.
+# The detector is the same in both simulations, so weights learned from the truth also bring the
+# *measured* spectra, which the networks never saw, into agreement. `weights` are of shapes;
+# `yields` has the rates.
 
 # %%
 rate = ratio.yields.numerator / ratio.yields.denominator
 reweighted = nominal.with_weight(nominal.weight * rate * ratio.weights(nominal))
-samples = {"nominal": nominal, "nominal, reweighted": reweighted, "alternative": alternative}
-looks = {
-    "nominal": {"color": "#f89c20", "linestyle": "--"},
-    "nominal, reweighted": {"color": "#5790fc"},
-    "alternative": {"color": "#e42536", "linestyle": ":"},
+samples = {
+    "nominal": (nominal, {"color": "#f89c20", "linestyle": "--"}),
+    "nominal, reweighted": (reweighted, {"color": "#5790fc"}),
+    "alternative": (alternative, {"color": "#e42536", "linestyle": ":"}),
 }
 with nu.plots.style():
-    shape = {"figsize": (9, 4.8), "height_ratios": (2.4, 1)}
-    figure, panels = plt.subplots(2, 2, sharex="col", layout="constrained", **shape)
-    for (top, bottom), column in zip(panels.T, edges, strict=True):
-        target = alternative.select(alternative["pass_reco"]).hist(column, edges[column]).values()
-        for name, sample in samples.items():
-            sample = sample.select(sample["pass_reco"])
-            steps(top, sample, column, edges[column], label=name, **looks[name])
-            contents = sample.hist(column, edges[column]).values()
-            bottom.stairs(contents / target, edges[column], baseline=None, linewidth=1.5, **looks[name])
-        top.set(ylabel="muons per bin", xlim=edges[column][[0, -1]], ylim=(0, None))
+    figure, panels = plt.subplots(2, 2, sharex="col", layout="constrained", figsize=(9, 4.8), height_ratios=(2.4, 1))
+    for (top, bottom), (column, at) in zip(panels.T, edges.items(), strict=True):
+        contents = {}
+        for name, (sample, look) in samples.items():
+            seen = sample.select(sample["pass_reco"])
+            steps(top, seen, column, at, label=name, **look)
+            contents[name] = seen.hist(column, at).values()
+        for name, (_, look) in samples.items():
+            quotient = contents[name] / contents["alternative"]
+            bottom.stairs(quotient, at, baseline=None, linewidth=1.5, **look)
+        top.set(ylabel="muons per bin", xlim=at[[0, -1]], ylim=(0, None))
         bottom.set(xlabel=labels[column], ylabel="ratio to\nalternative", ylim=(0.5, 1.5))
         top.legend()
     figure.align_ylabels()
@@ -219,9 +234,10 @@ with nu.plots.style():
 # %% [markdown]
 # ## Unfolding
 #
-# OmniFold alternates two such ratios: data to simulation in the measured variables, then the weights that result from it
-# as a function of the true ones. The answer is the mean over members. Beside them run bootstrap replicas of data and
-# simulation, whose spread is the statistical covariance; all of them are trained together.
+# OmniFold alternates two such ratios: data to simulation in the measured variables, then the
+# weights that result from it as a function of the true ones. The answer is the mean over members.
+# Beside them run bootstrap replicas of data and simulation, whose spread is the statistical
+# covariance; all of them are trained together.
 
 # %%
 result = nu.omnifold(
@@ -240,8 +256,9 @@ result = nu.omnifold(
 result
 
 # %% [markdown]
-# The result is a weight for each simulated event, so that any spectrum can be made from it afterwards, in any bins.
-# The truth is exact here: the integral of the law of the data over each bin.
+# The result is a weight for each simulated event, so that any spectrum can be made from it
+# afterwards, in any bins. The truth is exact here: the integral of the law of the data over each
+# bin.
 
 # %%
 bins = np.array([0.4, 0.7, 0.9, 1.1, 1.35, 1.7, 2.2, 4.0])
@@ -263,8 +280,9 @@ main, lower = nu.plots.spectrum(
 main.figure
 
 # %% [markdown]
-# Neighbouring bins share events through the detector's resolution, so their errors are correlated. Agreement is judged by
-# $\chi^2$ with the whole covariance; as that comes from a finite number of replicas, its inverse gets Hartlap's factor.
+# Neighbouring bins share events through the detector's resolution, so their errors are correlated.
+# Agreement is judged by $\chi^2$ with the whole covariance; as that comes from a finite number of
+# replicas, its inverse gets Hartlap's factor.
 
 # %%
 nu.plots.correlation(spectrum.statistical, bins, label="true $p$ (GeV)").figure
@@ -273,23 +291,22 @@ nu.plots.correlation(spectrum.statistical, bins, label="true $p$ (GeV)").figure
 chi2 = nu.metrics.chi2(spectrum.values - truth, spectrum.covariance, n_replicas=REPLICAS)
 distance = nu.metrics.triangular_discriminator([prior, spectrum.values], [truth, truth])
 print(f"unfolded against truth: chi2 = {chi2:.1f} in {len(truth)} bins")
-print(f"triangular discriminator: {1e3 * distance[0]:.2f}e-3 before, {1e3 * distance[1]:.2f}e-3 after")
-print(f"yield: {spectrum.values.sum():.0f} unfolded, {truth.sum():.0f} true, {prior.sum():.0f} before")
+print(f"1000 x triangular discriminator: {1e3 * distance[0]:.2f} before, {1e3 * distance[1]:.2f} after")
+print(f"yield: {prior.sum():.0f} before, {spectrum.values.sum():.0f} unfolded, {truth.sum():.0f} true")
 
 # %% [markdown]
-# More iterations mean less bias towards the simulation and more noise. An iteration that moves the spectrum by less than
-# its uncertainty no longer matters.
+# More iterations mean less bias towards the simulation and more noise. An iteration that moves the
+# spectrum by less than its uncertainty no longer matters.
 
 # %%
-moves = [result.spectrum("true_p", bins, iteration=i).values for i in range(len(result.iterations))]
-ax = nu.plots.iterations([prior, *moves], bins, covariance=spectrum.covariance, xlabel="true $p$ (GeV)")
-ax.figure
+moves = [result.spectrum("true_p", bins, iteration=i).values for i in range(3)]
+nu.plots.iterations(moves, bins, covariance=spectrum.covariance, xlabel="true $p$ (GeV)").figure
 
 # %% [markdown]
 # ## Keeping it
 #
-# A result is one file of numbers and JSON with a checksum, and loading it runs no code. The simulation stays where it is
-# and is given again; its event ids are compared.
+# A result is one file of numbers and JSON with a checksum, and loading it runs no code. The
+# simulation stays where it is and is given again; its event ids are compared.
 
 # %%
 result.save(folder / "unfolded.safetensors")

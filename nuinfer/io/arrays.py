@@ -6,6 +6,7 @@ HDF5 files of others may also hold arrays (N, k), compound types and variable-le
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ class _LengthTable:
     _path: str
     _lengths: Mapping[str, int]  # events by head
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Of the file's contents: see `nuinfer.io.sources.digest_of`."""
         return digest_of(self._path)

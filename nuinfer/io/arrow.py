@@ -6,6 +6,7 @@ schema's metadata (key ``nuinfer``) which columns are weight and id.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ class _ArrowTable:
         self.label, self._path, self._schema = label, path, schema
         self.mark = Mark.loads(label, (schema.metadata or {}).get(_KEY))
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Of the file's contents: see `nuinfer.io.sources.digest_of`."""
         return digest_of(self._path)

@@ -9,6 +9,7 @@ read at the speed of the disk); else it is made again, and the log says why.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -135,7 +136,7 @@ def _make(entry: Path, request: Request, asked: dict[str, Any], state: list[list
 def _put(made: Path, entry: Path) -> None:
     """Rename ``made`` to ``entry``; what was there is moved away first, and stays open for those who read it."""
     old = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}.old")
-    if entry.exists():
+    with contextlib.suppress(FileNotFoundError):  # there was none, or another process moved it away
         os.rename(entry, old)
     try:
         os.rename(made, entry)

@@ -43,7 +43,7 @@ from .. import ensemble, losses
 from ..ensemble import Fitted
 from ..events import Events, positive_total
 from ..features import Features, Inputs
-from ..nets import MLP, Network
+from ..nets import MLP, DeepSet, Network, Transformer
 from ..resample import Resample
 from ..train import Training
 from ..trees import Trees
@@ -104,8 +104,11 @@ class _Fit:
         warm: Fitted | None,
     ) -> Fitted:
         path = self.checkpoint / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
+        network = self.network
+        if isinstance(network, DeepSet | Transformer) and not features.clouds:
+            network = network.head  # what is left of it without clouds
         return ensemble.fit(
-            inputs, weights, key, self.resample, shape=features.shape, network=self.network, loss=self.loss,
+            inputs, weights, key, self.resample, shape=features.shape, network=network, loss=self.loss,
             training=self.training, device=self.device, checkpoint=path, warm=warm, label=label, progress=self.progress,
         )  # fmt: skip
 
@@ -161,7 +164,8 @@ def omnifold(
         Integer column whose equal values (detector throws of one true event) stay together in splits and bootstraps.
         Data and background without it go by their ids.
     network, loss, validation, training, device, progress:
-        As in `fit_ratio`; networks start each iteration from the one before.
+        As in `fit_ratio`; networks start each iteration from the one before.  Of a ``DeepSet`` or ``Transformer``, a
+        side without clouds uses the ``head``.
     seed:
         The same seed gives the same weights, to the bit, at a fixed number of threads.
     checkpoint:
