@@ -199,7 +199,8 @@ def alternate(works: Sequence[Callable[[], object]], rounds: int) -> Turns:
 def matmul_rate(repeats: int = 20) -> float:
     """Floating-point operations per second of a float32 matrix product of 1024 x 1024, at best."""
     a, b, out = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.empty(1024, 1024)
-    return 2 * 1024**3 / min(timed(lambda: torch.mm(a, b, out=out)).wall for _ in range(repeats))
+    turns = alternate([partial(torch.mm, a, b, out=out)] * repeats, 1)
+    return 2 * 1024**3 / min(map(min, turns.seconds))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -262,7 +263,7 @@ def _same_steps(setting: Setting, sample: Sample, activation: str, batch: int, m
     rate = matmul_rate()
     turns = alternate(works, setting.rounds)
     one, all_ = turns.median(0), turns.median(1)
-    bar = BARS.get((batch, members), "") if activation == "relu" else ""
+    bar = BARS.get((batch, members), "") if activation == "relu" and torch.get_num_threads() == 2 else ""
     speed = flops(members, steps * batch) / all_ / rate
     return [activation, batch, members, 1e3 * one / steps, 1e3 * all_ / steps, all_ / one,
             turns.least(1) / turns.least(0), bar, all_ / one / members, f"{speed:.0%}",
@@ -489,7 +490,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         print(f"sgemm 1024, {threads} threads: {matmul_rate() / 1e9:.0f} Gflop/s")
     if "a" in options.parts:
-        print(f"\n(a) wall seconds, {options.threads} threads\n\n{same_steps(setting, options.threads)}\n\n{load()}")
+        kind = "CPU" if options.threads == 1 else "wall"
+        print(f"\n(a) {kind} seconds, {options.threads} threads\n")
+        print(f"{same_steps(setting, options.threads)}\n\n{load()}")
     if "b" in options.parts:
         grid = ([8], (8, 16), (512, 1024)) if quick else ([8, 16], (2, 3, 4, 6, 8), (256, 512, 1024, 2048))
         print(f"\n(b) CPU seconds to equal held-out loss, one thread\n\n{same_loss(setting, *grid)}")

@@ -37,6 +37,8 @@ myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("NUINFER_DOCS_EXECUTE", "off")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"
+os.environ.pop("MPLBACKEND", None)  # a notebook has its own, which puts figures into the page
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -51,6 +53,8 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = f"nuinfer {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 
 def as_written(app, what, name, thing, options, found, returns):

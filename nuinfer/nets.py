@@ -76,7 +76,7 @@ class Standardise:
 
     @classmethod
     def fit(cls, inputs: Inputs, weight: Tensor) -> Standardise:
-        """Mean and standard deviation under the weights |w| (N,); a constant column keeps scale 1.
+        """Mean and standard deviation under the weights ``abs(w)`` (N,); a constant column keeps scale 1.
 
         The absolute value, since with signed weights a variance can be negative; any scale of the right order serves.
         """

@@ -980,9 +980,10 @@ def test_stale_cache_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_damaged_cache_is_made_again(files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    io.read_root(files["tree.root"], cache=tmp_path)
+    columns = ["x", "hits.f8"]
+    io.read_root(files["tree.root"], columns, cache=tmp_path)
     (entry,) = tmp_path.iterdir()
-    for file in (*entry.glob("0[01][018]*"), entry / "weight.npy", entry / "entry.json"):
+    for file in sorted(entry.iterdir()):
         content = file.read_bytes()
         for damaged in (content[:-3], content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 4])
                         + content[len(content) // 2 + 1 :], b"", None):  # fmt: skip
@@ -992,7 +993,7 @@ def test_damaged_cache_is_made_again(files: dict[str, Path], tmp_path: Path, cap
                 file.write_bytes(damaged)
             caplog.clear()
             with caplog.at_level(logging.INFO, "nuinfer"):
-                check_same(io.read_root(files["tree.root"], cache=tmp_path), EVENTS)
+                check_same(io.read_root(files["tree.root"], columns, cache=tmp_path), EVENTS.keep(columns))
             assert "reading the files" in caplog.text, (file.name, damaged and len(damaged))
     assert len(list(tmp_path.iterdir())) == 1
 

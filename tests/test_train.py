@@ -36,6 +36,7 @@ def sample(
 
 
 SPEC = MLP(width=8, depth=2)
+BATCHNORM = lambda: nn.Sequential(nn.Linear(D, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 1))  # noqa: E731
 
 
 def run(
@@ -244,18 +245,19 @@ def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
     np.testing.assert_allclose(history.learning_rate, expected)
 
 
+@pytest.mark.parametrize("network", [MLP(width=32, depth=2), BATCHNORM], ids=["MLP", "BatchNorm"])
 @pytest.mark.parametrize("restore", [True, False])
-def test_patience_stops_networks_one_by_one_and_restores_the_best(restore: bool) -> None:
-    """Few rows and a large rate overfit at once, each network in its own epoch."""
+def test_patience_stops_networks_one_by_one_and_restores_the_best(restore: bool, network: Any) -> None:
+    """Few rows and a large rate overfit at once, each network in its own epoch; buffers go with their weights."""
     resample = Resample(seed=1, members=4, validation=0.5)
     training = Training(epochs=40, batch=16, learning_rate=0.03, patience=3, restore=restore)
     data = sample(60)
-    trained = run(resample, training, data=data, network=MLP(width=32, depth=2))
+    trained = run(resample, training, data=data, network=network)
     history = trained.history
     lasts = [int(np.flatnonzero(np.isfinite(h))[-1]) for h in history.validation.T]
     assert len(set(lasts)) > 1
     assert max(lasts) < 39
-    stack = MLP(width=32, depth=2).stack(Features(["a", "b"]).shape)
+    stack = nets.stack(network, Features(["a", "b"]).shape)
     outputs = stack(
         {n: t.double() for n, t in trained.state.items()}, Batch(data[0].flat.double().expand(4, -1, -1), {})
     )
@@ -350,8 +352,6 @@ def test_a_risk_that_is_not_finite_stops_the_training() -> None:
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
-
-BATCHNORM = lambda: nn.Sequential(nn.Linear(D, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 1))  # noqa: E731
 
 
 class Killed(Exception):

@@ -159,6 +159,23 @@ def test_events_of_the_same_bins_are_evaluated_once_and_put_back(dim: int) -> No
     assert len(found) == (len(np.unique(codes, axis=0)) if dim <= 8 else 500)
 
 
+def test_weights_of_held_out_rows_count_in_early_stopping() -> None:
+    """Weight 2 against two rows of one key, which are held out together."""
+    rng = np.random.default_rng(1)
+    x, label = rng.integers(0, 10, 600).astype(float)[:, None], np.arange(600) % 2
+    resample, trees = Resample(seed=1, validation=0.4), Trees(patience=3, min_leaf=1, learning_rate=0.3)
+    heavy = np.where(rng.random(600) < 0.5, 5.0, 1.0)
+    rows = np.repeat(np.arange(600), heavy.astype(int))
+    forests = [
+        fit_forest(x[i], (w * label[i], w * (1 - label[i])), i, resample, trees, threads=1)
+        for i, w in ((np.arange(600), heavy), (rows, np.ones(len(rows))), (np.arange(600), np.ones(600)))
+    ]
+    at = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(forests[0].log(at), forests[1].log(at), rtol=1e-4, atol=1e-5)
+    assert 1 < len(forests[0].ratios[0].trees) == len(forests[1].ratios[0].trees) < 200
+    assert np.abs(forests[0].log(at) - forests[2].log(at)).max() > 0.01
+
+
 # -- signs ------------------------------------------------------------------------------------------------------------
 
 SIGNED = GaussianRatio(negative=0.35)

@@ -2,8 +2,9 @@
 
 Tolerances are 4 sigma of what was measured over ten seeds at 20,000 events (3 members, this file's small network), around
 the recursion from the sample's own moments: sigma 0.0018 in the mean and in the standard deviation, and a bias of -0.0035
-of the latter (the small network smooths the tails), which scale as one over the root of the sample.  The data's own
-statistics, taken out by the recursion, would be 0.008.
+of the latter (the small network smooths the tails), taken to scale as one over the root of the sample.  The data's own
+statistics, taken out by the recursion, would be 0.008.  Of all true events of the detector toy, a third of which are
+misses and some far from any reconstructed event, it was up to 0.0077, 0.0060 and -0.0093, and 0.0027 of the yield.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def moments(simulation: Events, weights: np.ndarray, rows: np.ndarray | None = N
     return np.mean(found, 0)
 
 
-def off(found: np.ndarray, expected: np.ndarray, n: int = N) -> float:
+def off(found: np.ndarray, expected: np.ndarray, n: float = N) -> float:
     """The larger deviation of mean and standard deviation, in sigma of n events."""
     scale = np.sqrt(N / n)
     return float(np.abs((found[:2] - expected[:2] - BIAS * scale) / (SIGMA * scale)).max())
@@ -168,13 +169,14 @@ def test_misses_fakes_background_and_rate(detector: tuple[Case, Unfolded]) -> No
     yield_ = case.data.sum_weights - case.background.sum_weights
     for k, step in enumerate(result.iterations, start=1):
         found = moments(case.simulation, step.weights, case.reconstructed)
-        assert off(found, answer(case.states[k])) < 5  # 4 at the size of the reconstructed sample, 0.66 N
+        assert off(found, answer(case.states[k]), 0.66 * N) < 4  # as many are reconstructed
         np.testing.assert_allclose(found[2], case.states[k].total, rtol=1e-9)
         np.testing.assert_allclose(case.sum_of_pass_reco(step.weights), yield_, rtol=1e-9)
         whole, exact = moments(case.simulation, step.weights), moments(case.simulation, case.exact(k))
-        assert off(whole, exact) < 5
-        assert abs(whole[2] / exact[2] - 1) < 0.004
-        assert off(moments(case.simulation, np.ones((1, len(case.simulation)))), exact) > 30
+        assert np.abs(whole[:2] - exact[:2] - [0.0, -0.009]).max() < 4 * 0.0026 * k
+        assert abs(whole[2] / exact[2] - 1) < 4 * 0.0027
+        nothing = moments(case.simulation, np.ones((1, len(case.simulation))))
+        assert abs(nothing[0] - exact[0]) > 0.12
     # without the rate: the same shape with the simulation's yield
     assert abs(N / exact[2] - 1) > 0.1
     population = DETECTOR.unfolded(3)
@@ -286,10 +288,10 @@ def test_signed_weights_on_both_sides() -> None:
     result = unfold(data, simulation, iterations=2, members=2)
     size = (data.effective_size + simulation.effective_size) / 2
     for k, step in enumerate(result.iterations, start=1):
-        assert off(moments(simulation, step.weights), answer(states[k]), n=round(size)) < 4
+        assert off(moments(simulation, step.weights), answer(states[k]), n=size) < 4
     absolute = unfold(data.with_weight(np.abs(data.weight)), simulation.with_weight(np.abs(simulation.weight)), iterations=1)
     for own in (simulation, simulation.with_weight(np.abs(simulation.weight))):
-        assert off(moments(own, absolute.weights), answer(states[1]), n=round(size)) > 8
+        assert off(moments(own, absolute.weights), answer(states[1]), n=size) > 8
 
 
 def test_weight_two_is_the_event_twice() -> None:
