@@ -37,10 +37,7 @@ def run_example() -> None:
     simulation = nu.read_root("simulation.root:muons", ["p", "p_true", "pass_reco"], weight="weight")
     data = nu.read_root("data.root:muons", ["p", "p_true", "pass_reco"])  # p_true only to check the answer
 
-    network = nu.MLP(width=32, depth=2)
-    result = nu.omnifold(
-        data, simulation, reco=["p"], truth=["p_true"], members=4, bootstrap=20, network=network, seed=1
-    )
+    result = nu.omnifold(data, simulation, reco=["p"], truth=["p_true"], members=4, bootstrap=20, seed=1)
 
     edges = np.array([0.4, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 4.0])
     unfolded = result.spectrum("p_true", edges)  # values, covariance, hist()

@@ -8,6 +8,7 @@ only a network with attention asks for a padded view (`CloudBatch.padded`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,7 @@ class Features:
 
         For samples larger than memory, and memory-mapped ones (``cache=`` of the readers): the values are written once,
         shuffled, so that training can read neighbouring rows in blocks of ``window`` and still see them mixed.  Files
-        of the same events, columns and seed are used again.
+        of the same contents, columns and seed are used again.
 
         Returns
         -------
@@ -149,7 +150,7 @@ class Features:
         for part in parts:
             self.check(part)
         order = hashing.permutation(sum(len(part) for part in parts), seed, "mapped rows")
-        name = f"{hashing.salt(self, seed, *(part.id[:: len(part) // 65536 + 1].tobytes() for part in parts)):016x}"
+        name = f"{hashing.salt(self, seed, _content(parts, self.columns)):016x}"
         where = Path(folder)
         flat = _mapped(where / f"{name}.flat.npy", order, [part.keep(self.flat) for part in parts], self.flat)
         clouds = {}
@@ -331,13 +332,14 @@ def _mapped(path: Path, order: NDArray[np.int64], parts: Sequence[Events], colum
     """The columns of the parts as a float32 matrix in the given order of their events, mapped from ``path``."""
     import numpy.lib.format as npy
 
+    rows = sum(_length(part, columns) for part in parts)
+    if not rows or not columns:  # an empty file cannot be mapped
+        return _tensor(np.empty((rows, len(columns)), np.float32))
     if not path.exists():
         first = np.cumsum([0, *(len(part) for part in parts)])
-        sizes = [_values(part.select(slice(0, 0)), columns).shape[1] for part in parts]
-        rows = sum(_length(part, columns) for part in parts)
 
         def write(target: Path) -> None:
-            out = npy.open_memmap(target, "w+", np.float32, (rows, sizes[0]))
+            out = npy.open_memmap(target, "w+", np.float32, (rows, len(columns)))
             at = 0
             for start in range(0, len(order), 1 << 18):
                 piece = _gathered(parts, first, order[start : start + (1 << 18)], columns)
@@ -361,8 +363,21 @@ def _gathered(
 
 
 def _values(events: Events, columns: Sequence[str]) -> NDArray[np.float32]:
-    arrays = [c.values if isinstance(c, Ragged) else c for c in (events[name] for name in columns)]
-    return np.stack(arrays, axis=1).astype(np.float32) if arrays else np.empty((len(events), 0), np.float32)
+    arrays = [
+        (name, c.values if isinstance(c, Ragged) else c) for name, c in ((name, events[name]) for name in columns)
+    ]
+    return np.stack([_cast(name, array, np.float32) for name, array in arrays], axis=1)
+
+
+def _content(parts: Sequence[Events], columns: Sequence[str]) -> str:
+    """A digest of the columns' contents, every value of them: a file of other contents must not be taken for theirs."""
+    found, step = hashlib.blake2b(digest_size=8), 1 << 20
+    for column in (part[name] for part in parts for name in columns):
+        for array in column if isinstance(column, Ragged) else (column,):
+            found.update(f"{array.dtype} {len(array)}".encode())
+            for start in range(0, len(array), step):
+                found.update(np.ascontiguousarray(array[start : start + step]).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _length(events: Events, columns: Sequence[str]) -> int:

@@ -86,6 +86,9 @@ def style() -> Iterator[None]:
     """
     with matplotlib.rc_context(_STYLE):
         yield
+        interactive = matplotlib.is_interactive()
+    # pyplot's first figure chooses the backend, and a notebook's switches this on: it has to outlast the context
+    matplotlib.interactive(interactive)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:

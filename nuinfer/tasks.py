@@ -92,7 +92,7 @@ class Results:
         return np.flatnonzero([value is not None for value in self.values])
 
     def stacked(self, *, skip_failures: bool = False) -> dict[str, Array]:
-        """The values as arrays (n, *shape), one per name; numbers and arrays without a name are under ``"value"``.
+        """The values as arrays ``(n, *shape)``, one per name; numbers and arrays without a name are under ``"value"``.
 
         ``skip_failures`` leaves out the tasks that failed: row j is then task ``done[j]``.
 

@@ -372,9 +372,7 @@ class _Loop:
 
     def _steps(self) -> NDArray[np.float64]:
         losses = []
-        epoch = _Epoch(
-            self.risk, self.totals, self.active, self.training.batch, self.steps, self.inputs.window
-        )
+        epoch = _Epoch(self.risk, self.totals, self.active, self.training.batch, self.steps, self.inputs.window)
         gradient = torch.empty_like(self.parameters.flat)
         for step, (rows, weights) in enumerate(epoch.batches(self.epoch, self.device)):
             number = self.epoch * self.steps + step

@@ -5,9 +5,9 @@ f = log p1/p0.  Where one sample carries both weights, as in OmniFold's second s
 w1/w0 with weights w0 does: its deviance is the maximum-likelihood-classifier loss of `nuinfer.losses`, with one row an
 event.
 
-With signed weights boosting fails silently, so they are refused, or factorised:
+With signed weights boosting fails silently, so they are refused, or factorised::
 
-    p1(x)/p0(x) = (q1(x)/q0(x)) (E1[s | x] / E0[s | x]) / (E1[s] / E0[s]),      q in |w|, s = sign w.
+    p1(x)/p0(x) = (q1(x)/q0(x)) (E1[s | x] / E0[s | x]) / (E1[s] / E0[s]),      q in abs(w), s = sign w.
 
 Columns are binned here, once: half of the edges at even quantiles, half at quantiles even in the log odds, so that the
 tails, where weights are largest, are not one bin each.  scikit-learn sees bin numbers (its own weighted quantiles cost

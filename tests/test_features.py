@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -199,6 +200,55 @@ def test_one_member_may_draw_only_empty_clouds() -> None:
     assert cloud.counts().tolist() == [[0, 0], [2, 0]]
     assert isinstance(cloud, CloudBatch)
     assert isinstance(inputs.take(torch.tensor([[0]])), Batch)
+
+
+# -- mapped from files ------------------------------------------------------------------------------------------------
+
+
+def test_mapped_features_are_the_tensors_in_the_order_that_is_given(tmp_path: Path) -> None:
+    parts = EVENTS.select(slice(0, 23)), EVENTS.select(slice(23, N))
+    inputs, order = FEATURES.mapped(parts, tmp_path, seed=1)
+    assert inputs.window
+    np.testing.assert_array_equal(np.sort(order), np.arange(N))
+    assert np.abs(np.corrcoef(order, np.arange(N))[0, 1]) < 0.5
+    shuffled = INPUTS.select(order)
+    assert torch.equal(inputs.flat, shuffled.flat)
+    for name, pair in shuffled.clouds.items():
+        assert all(torch.equal(a, b) for a, b in zip(inputs.clouds[name], pair, strict=True))
+    assert not np.array_equal(FEATURES.mapped(parts, tmp_path, seed=2)[1], order)
+
+
+def test_mapped_files_are_used_again_for_the_same_contents_only(tmp_path: Path) -> None:
+    flat = Features(["pmu", "n"])
+    first, _ = flat.mapped([EVENTS], tmp_path, seed=1)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 1
+    again, _ = flat.mapped([EVENTS.with_weight(2.0)], tmp_path, seed=1)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert torch.equal(first.flat, again.flat)
+    x = EVENTS["pmu"].copy()
+    x[31] += 1e-3  # the same ids, one other number
+    other, order = flat.mapped([EVENTS.with_columns(pmu=x)], tmp_path, seed=1)
+    np.testing.assert_array_equal(other.flat[:, 0], x[order].astype(np.float32))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_mapped_features_without_flat_columns_or_entries(tmp_path: Path) -> None:
+    clouds = Features(hits=["x", "q"])
+    inputs, order = clouds.mapped([EVENTS], tmp_path, seed=1)
+    assert inputs.flat.shape == (N, 0)
+    assert torch.equal(inputs.clouds["hits"][0], clouds.tensors(EVENTS).select(order).clouds["hits"][0])
+    empty, _ = Features(h=["x"]).mapped([Events({"h.x": Ragged.of([[], []])})], tmp_path, seed=1)
+    assert empty.clouds["h"][0].shape == (0, 1)
+    assert empty.take(torch.tensor([[0, 1]])).clouds["h"].counts().tolist() == [[0, 0]]
+
+
+def test_mapped_features_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"column 'x'.*1 of 2 not finite"):
+        Features(["x"]).mapped([Events({"x": [1.0, np.nan]})], tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"column 'x' as float32.*1 of 2 not finite"):
+        Features(["x"]).mapped([Events({"x": [1.0, 1e300]})], tmp_path, seed=1)
+    assert not list(tmp_path.iterdir())  # nothing half-written is left
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

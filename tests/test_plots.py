@@ -128,6 +128,17 @@ def test_style_is_for_its_block_only():
     assert before == matplotlib.rcParams["xtick.direction"] == "out"
 
 
+def test_a_backend_chosen_inside_the_style_stays_interactive():
+    """As a notebook's is, with pyplot's first figure: else no later figure would be shown."""
+    assert not matplotlib.is_interactive()
+    try:
+        with plots.style():
+            matplotlib.interactive(True)
+        assert matplotlib.is_interactive()
+    finally:
+        matplotlib.interactive(False)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_look_outlasts_the_style_block(name):
     """Ticks and texts are made when first drawn, outside of the style; they look as inside of it."""

@@ -525,6 +525,19 @@ def test_a_checkpoint_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fit(MILD, 500, training=short, checkpoint=path, network=MLP(width=8, depth=2))
 
 
+def test_features_mapped_from_files_give_as_good_an_answer(tmp_path: Path) -> None:
+    features = Features(["x0"])
+    ratio = fit(MILD, members=2, folds=2, features=features, cache=tmp_path / "cache")
+    assert excess(ratio.log, MILD, 2 * N) < 40
+    again = fit(MILD, members=2, folds=2, features=features, cache=tmp_path / "cache")
+    events = MILD.numerator(100, 1)
+    np.testing.assert_array_equal(ratio.log(events), again.log(events))
+    # rows, weights and keys are shuffled alike: known ids still have the fold that did not train on them
+    one, zero, columns = noise(300, 1), noise(300, 2), [f"x{i}" for i in range(10)]
+    honest = fit_ratio(one, zero, columns, folds=2, seed=1, cache=tmp_path / "cache", **GREEDY)
+    assert auc(honest, one, zero) == pytest.approx(0.5, abs=4 * np.sqrt(1 / 12 * (2 / 300)))
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 ONE, ZERO = MILD.numerator(100, 1), MILD.denominator(100, 1)

@@ -42,8 +42,8 @@ def test_the_figure_is_made_by_the_example() -> None:
 
 def test_the_example_runs(tmp_path: Path) -> None:
     """On the script's files, in a process of its own; it leaves the figure that it says it saves."""
-    figure_script().make_files(tmp_path)
-    code = example().replace("bootstrap=20", "bootstrap=2")  # the replicas are what takes long
+    figure_script().make_files(tmp_path, number=3_000)
+    code = example().replace("bootstrap=20", "bootstrap=2")  # replicas and events are what takes long
     assert code != example()
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     done = subprocess.run(

@@ -1,10 +1,11 @@
 """`nuinfer.unfolding`: OmniFold against the exact state of iterative Bayes after every iteration.
 
-Tolerances are 4 sigma of what was measured over ten seeds at 20,000 events (3 members, this file's small network), around
-the recursion from the sample's own moments: sigma 0.0018 in the mean and in the standard deviation, and a bias of -0.0035
-of the latter (the small network smooths the tails), taken to scale as one over the root of the sample.  The data's own
-statistics, taken out by the recursion, would be 0.008.  Of all true events of the detector toy, a third of which are
-misses and some far from any reconstructed event, it was up to 0.0077, 0.0060 and -0.0093, and 0.0027 of the yield.
+Tolerances are 4 sigma of what was measured over ten seeds at 20,000 events (3 members, this file's small network)
+around the recursion from the sample's own moments: sigma 0.0018 in the mean and in the standard deviation, and a bias
+of -0.0035 of the latter (the small network smooths the tails), taken to scale as one over the root of the sample.  The
+data's own statistics, which the recursion takes out, would be 0.008.  Of all true events of the detector toy, a quarter
+of which are misses and some far from any reconstructed event, it was up to 0.0077, 0.0060 and -0.0093, and 0.0027 of
+the yield.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def test_misses_fakes_background_and_rate(detector: tuple[Case, Unfolded]) -> No
     yield_ = case.data.sum_weights - case.background.sum_weights
     for k, step in enumerate(result.iterations, start=1):
         found = moments(case.simulation, step.weights, case.reconstructed)
-        assert off(found, answer(case.states[k]), 0.66 * N) < 4  # as many are reconstructed
+        assert off(found, answer(case.states[k]), 0.75 * N) < 4  # as many are reconstructed
         np.testing.assert_allclose(found[2], case.states[k].total, rtol=1e-9)
         np.testing.assert_allclose(case.sum_of_pass_reco(step.weights), yield_, rtol=1e-9)
         whole, exact = moments(case.simulation, step.weights), moments(case.simulation, case.exact(k))
@@ -240,6 +241,20 @@ def test_scaled_fakes_follow_the_data() -> None:
     np.testing.assert_array_equal(other.weights[:, fakes], 1.0)
 
 
+def test_replicas_have_fake_fractions_of_their_own() -> None:
+    case = Case(PROPORTIONAL, n=2000)
+    result = case.run(bootstrap=2, iterations=1, fakes="scale", training=SHORT)
+    reco_only = case.simulation["pass_reco"] & ~case.simulation["pass_truth"]
+    shares = []
+    for r in range(2):
+        times = [result.bootstrap_times(r, events) for events in (case.data, case.background)]
+        yield_ = case.data.weight @ times[0] - case.background.weight @ times[1]
+        np.testing.assert_allclose(case.sum_of_pass_reco(result.replicas)[r], yield_, rtol=1e-9)
+        shares.append(result.replicas[r, reco_only].sum() / yield_)
+    plain = result.weights[0, reco_only].sum() / case.sum_of_pass_reco(result.weights)[0]
+    assert all(1e-3 < abs(share / plain - 1) < 0.3 for share in shares)
+
+
 def test_two_dimensions() -> None:
     n = 10_000
     case = Case(PLANE, n=n)
@@ -262,13 +277,11 @@ def spread(result: Unfolded) -> float:
 
 
 def test_data_like_the_simulation_have_weights_of_one() -> None:
-    same = Case(GaussianUnfolding(prior=Gaussian(0.0, 1.0)))
-    shifted = Case(GaussianUnfolding(prior=Gaussian(0.05, 1.0)))
-    # 10 effective parameters a step, two samples: the scale of the statistics is sqrt(10 * 2 / N) = 0.03
-    assert spread(same.run(iterations=2, members=2)) < 0.045
-    assert spread(shifted.run(iterations=2, members=2)) < 0.045 + 0.05
-    wide = Case(GaussianUnfolding(prior=Gaussian(0.2, 1.0)))
-    assert spread(wide.run(iterations=1, members=1)) > 0.1
+    n = N // 2
+    same, shifted = (Case(GaussianUnfolding(prior=Gaussian(mean, 1.0)), n=n) for mean in (0.0, 0.2))
+    # some 10 effective parameters a step and two samples: statistics alone give a scale of sqrt(10 * 2 / n) = 0.045
+    assert spread(same.run(iterations=2, members=2)) < 1.5 * 0.045
+    assert spread(shifted.run(iterations=1, members=1)) > 3 * 0.045  # exact: 0.2 K = 0.16
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -289,7 +302,9 @@ def test_signed_weights_on_both_sides() -> None:
     size = (data.effective_size + simulation.effective_size) / 2
     for k, step in enumerate(result.iterations, start=1):
         assert off(moments(simulation, step.weights), answer(states[k]), n=size) < 4
-    absolute = unfold(data.with_weight(np.abs(data.weight)), simulation.with_weight(np.abs(simulation.weight)), iterations=1)
+    absolute = unfold(
+        data.with_weight(np.abs(data.weight)), simulation.with_weight(np.abs(simulation.weight)), iterations=1
+    )
     for own in (simulation, simulation.with_weight(np.abs(simulation.weight))):
         assert off(moments(own, absolute.weights), answer(states[1]), n=size) > 8
 
@@ -508,7 +523,7 @@ def test_spectrum_refuses(observable: Any, bins: Any, message: str) -> None:
 
 
 def test_iterations_report_how_weights_move(standard: tuple[Case, Unfolded]) -> None:
-    case, result = standard
+    _, result = standard
     before = np.ones_like(result.weights)
     for step in result.iterations:
         np.testing.assert_allclose(step.movement, np.sqrt(np.mean(np.log(step.weights / before) ** 2, 1)), rtol=1e-9)
@@ -556,7 +571,9 @@ def test_loading_refuses_other_simulations_and_damaged_files(quick: tuple[Case, 
     result.save(path)
     order = np.arange(len(case.simulation))[::-1]
     for other in (DETECTOR.simulation(3000, 2), case.simulation.select(order), case.simulation.select(slice(0, 10))):
-        with pytest.raises(ValueError, match=r"expected the simulation that was unfolded \(\d+ events\), found other ids"):
+        with pytest.raises(
+            ValueError, match=r"expected the simulation that was unfolded \(\d+ events\), found other ids"
+        ):
             Unfolded.load(path, other)
     with pytest.raises(ValueError, match="found other weights"):
         Unfolded.load(path, case.simulation.with_weight(2.0))
@@ -683,8 +700,16 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "column 't0': expected finite values",
     ),
-    "data not finite": (lambda s: {"data": Events({"x0": [0.0, np.inf]})}, ValueError, r"found 1 of 2 not finite.* 1 \(inf"),
-    "empty data": (lambda s: {"data": s["data"].select(slice(0, 0))}, ValueError, "data: expected events, found an empty"),
+    "data not finite": (
+        lambda s: {"data": Events({"x0": [0.0, np.inf]})},
+        ValueError,
+        r"found 1 of 2 not finite.* 1 \(inf",
+    ),
+    "empty data": (
+        lambda s: {"data": s["data"].select(slice(0, 0))},
+        ValueError,
+        "data: expected events, found an empty",
+    ),
     "no data pass": (
         lambda s: {"data": s["data"].with_columns(pass_reco=np.zeros(len(s["data"]), bool))},
         ValueError,
@@ -726,7 +751,11 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "column 'pass_reco': expected booleans, found int64",
     ),
-    "no iterations": (lambda s: {"iterations": 0}, ValueError, "iterations and members of at least 1.* found 0, 1 and 0"),
+    "no iterations": (
+        lambda s: {"iterations": 0},
+        ValueError,
+        "iterations and members of at least 1.* found 0, 1 and 0",
+    ),
     "no members": (lambda s: {"members": 0}, ValueError, "found 3, 0 and 0"),
     "half a replica": (lambda s: {"bootstrap": 0.5}, ValueError, "expected whole numbers"),
     "misses": (lambda s: {"misses": "ignore"}, ValueError, "misses: expected 'conditional' or 'prior', found 'ignore'"),
@@ -741,10 +770,13 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "flat as cloud": (lambda s: {"reco": Features(x=["0"])}, KeyError, r"no column 'x\.0'"),
     "clouds in an MLP": (
-        lambda s: {
-            name: s[name].with_columns({"h.q": Ragged(np.ones(len(s[name])), np.arange(len(s[name]) + 1))}) for name in s
-        }
-        | {"reco": Features(h=["q"])},
+        lambda s: (
+            {
+                name: s[name].with_columns({"h.q": Ragged(np.ones(len(s[name])), np.arange(len(s[name]) + 1))})
+                for name in s
+            }
+            | {"reco": Features(h=["q"])}
+        ),
         ValueError,
         "MLP takes flat columns only, found the clouds h; use DeepSet",
     ),
@@ -848,4 +880,6 @@ def test_replicas_spread_like_independent_data_sets() -> None:
     assert abs(np.log(ratio).mean()) < 3 * 0.13
     method = found.members / found.members.sum(1, keepdims=True)
     assert (method.std(0, ddof=1) < 0.6 * shape[0].std(0, ddof=1)).all()  # the method's part alone is too small
-    assert np.isfinite(metrics.chi2(np.mean(independent, 0) - found.values, expected + found.covariance, n_replicas=count))
+    assert np.isfinite(
+        metrics.chi2(np.mean(independent, 0) - found.values, expected + found.covariance, n_replicas=count)
+    )

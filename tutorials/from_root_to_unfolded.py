@@ -139,7 +139,7 @@ def steps(ax, events, column, edges, **look):
     ax.errorbar((edges[1:] + edges[:-1]) / 2, values, errors, fmt="none", ecolor=look["color"])
 
 
-edges = {"p": np.linspace(0, 4, 21), "angle": np.linspace(0, 60, 21)}
+edges = {"p": np.linspace(0.2, 3, 15), "angle": np.linspace(0, 45, 16)}
 labels = {"p": "measured $p$ (GeV)", "angle": r"measured $\theta$ (degrees)"}
 with nu.plots.style():
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
@@ -205,7 +205,7 @@ for name, log_r in {"exact": exact, "learned - exact": ratio.log(nominal) - exac
 # %% [markdown]
 # The detector is the same in both simulations, so weights learned from the truth also bring the
 # *measured* spectra, which the networks never saw, into agreement. `weights` are of shapes;
-# `yields` has the rates.
+# `yields` has the rates. (Band: the statistical uncertainty of the alternative.)
 
 # %%
 rate = ratio.yields.numerator / ratio.yields.denominator
@@ -216,15 +216,18 @@ samples = {
     "alternative": (alternative, {"color": "#e42536", "linestyle": ":"}),
 }
 with nu.plots.style():
-    figure, panels = plt.subplots(2, 2, sharex="col", layout="constrained", figsize=(9, 4.8), height_ratios=(2.4, 1))
+    size = {"figsize": (9, 4.8), "height_ratios": (2.4, 1)}
+    figure, panels = plt.subplots(2, 2, sharex="col", layout="constrained", **size)
     for (top, bottom), (column, at) in zip(panels.T, edges.items(), strict=True):
-        contents = {}
+        target = alternative.select(alternative["pass_reco"]).hist(column, at)
+        content, error = target.values(), np.sqrt(target.variances())
+        relative = np.divide(error, content, out=np.zeros_like(error), where=content > 0)
+        band = {"fill": True, "color": "#e42536", "alpha": 0.2}
+        bottom.stairs(1 + relative, at, baseline=1 - relative, **band)
         for name, (sample, look) in samples.items():
             seen = sample.select(sample["pass_reco"])
             steps(top, seen, column, at, label=name, **look)
-            contents[name] = seen.hist(column, at).values()
-        for name, (_, look) in samples.items():
-            quotient = contents[name] / contents["alternative"]
+            quotient = seen.hist(column, at).values() / np.where(content > 0, content, np.nan)
             bottom.stairs(quotient, at, baseline=None, linewidth=1.5, **look)
         top.set(ylabel="muons per bin", xlim=at[[0, -1]], ylim=(0, None))
         bottom.set(xlabel=labels[column], ylabel="ratio to\nalternative", ylim=(0.5, 1.5))
@@ -249,7 +252,6 @@ result = nu.omnifold(
     members=MEMBERS,
     bootstrap=REPLICAS,
     network=nu.MLP(width=16, depth=2),
-    training=nu.Training(epochs=8, batch=512),
     seed=1,
     progress=False,
 )
@@ -291,7 +293,8 @@ nu.plots.correlation(spectrum.statistical, bins, label="true $p$ (GeV)").figure
 chi2 = nu.metrics.chi2(spectrum.values - truth, spectrum.covariance, n_replicas=REPLICAS)
 distance = nu.metrics.triangular_discriminator([prior, spectrum.values], [truth, truth])
 print(f"unfolded against truth: chi2 = {chi2:.1f} in {len(truth)} bins")
-print(f"1000 x triangular discriminator: {1e3 * distance[0]:.2f} before, {1e3 * distance[1]:.2f} after")
+before, after = 1e3 * distance
+print(f"1000 x triangular discriminator: {before:.2f} before, {after:.2f} after")
 print(f"yield: {prior.sum():.0f} before, {spectrum.values.sum():.0f} unfolded, {truth.sum():.0f} true")
 
 # %% [markdown]
