@@ -27,7 +27,7 @@ __all__ = ["Ensemble", "Fitted", "fit"]
 
 Floats = NDArray[np.float64]
 
-_ROWS = 1 << 13  # rows of one evaluation: activations of all networks stay small
+_ROWS = 1 << 16  # rows of all networks in one evaluation: their activations stay small
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ class Ensemble:
     def log(self, inputs: Inputs) -> Floats:
         """Outputs (K, N), in float64."""
         out = np.empty((self.networks, len(inputs)))
-        for start in range(0, len(inputs), _ROWS):
-            rows = slice(start, start + _ROWS)
-            out[:, rows] = self.tensor(inputs.span(start, start + _ROWS)).cpu().numpy()
+        size = min(1 << 13, max(1 << 6, int(_ROWS / (self.networks * inputs.per_event))))
+        for start in range(0, len(inputs), size):
+            rows = slice(start, start + size)
+            out[:, rows] = self.tensor(inputs.span(start, start + size)).cpu().numpy()
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -194,6 +194,11 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.flat)
 
+    @property
+    def per_event(self) -> float:
+        """How many rows an event gives a network: 1, or the mean number of entries of its fullest cloud."""
+        return max([1.0, *(len(values) / max(len(self), 1) for values, _ in self.clouds.values())])
+
     @staticmethod
     def concat(parts: Sequence[Inputs]) -> Inputs:
         """The events of all parts, one after the other."""

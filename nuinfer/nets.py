@@ -135,6 +135,7 @@ class Workspace:
     """Buffers that one training step hands to the next.
 
     Without them the pages of every activation are mapped and cleared again at each step: up to half of the time.
+    Lengths are rounded up by at most an eighth, since those of clouds differ from step to step.
     """
 
     def __init__(self) -> None:
@@ -145,12 +146,15 @@ class Workspace:
         size = 1
         for length in shape:
             size *= length
-        free = self._free.get((like.device, like.dtype, size))
-        return (free.pop() if free else like.new_empty(size)).view(shape)
+        grain = 1 << max(size.bit_length() - 4, 0)
+        room = -(-size // grain) * grain
+        free = self._free.get((like.device, like.dtype, room))
+        return (free.pop() if free else like.new_empty(room))[:size].view(shape)
 
     def give(self, tensor: Tensor) -> None:
         """Give back what `take` gave and nobody reads any more."""
-        self._free.setdefault((tensor.device, tensor.dtype, tensor.numel()), []).append(tensor.view(-1))
+        whole = tensor.new_empty(0).set_(tensor.untyped_storage())
+        self._free.setdefault((tensor.device, tensor.dtype, len(whole)), []).append(whole)
 
 
 def _activate(kind: Activation, pre: Tensor, out: Tensor) -> Tensor:
@@ -270,17 +274,15 @@ def _layers(x: Tensor, spec: MLP, work: Workspace, layers: Sequence[Tensor], tra
     return out.transpose(1, 2)
 
 
-def _initial_layers(sizes: Sequence[int], name: str, rng: torch.Generator, *, zero_last: bool) -> State:
-    """One member's layers: weights normal with variance 2 / inputs, biases uniform.
+def _initial_layers(sizes: Sequence[int], name: str, rng: torch.Generator) -> State:
+    """One member's layers: weights and biases uniform within 1 / sqrt(inputs), as ``torch.nn.Linear`` begins.
 
-    The last layer is zero, so that training starts at the ratio 1, or normal with variance 1 / inputs.
+    Larger weights, or a last layer of zeros, end at a higher risk after as many steps (docs/performance.md).
     """
     state: State = {}
-    last = len(sizes) - 2
     for i, (before, after) in enumerate(pairwise(sizes)):
-        gain = (0.0 if zero_last else 1.0) if i == last else 2.0**0.5
-        state[f"{name}.{i}.weight"] = torch.randn(after, before, generator=rng) * (gain / max(before, 1) ** 0.5)
-        spread = 0.0 if i == last else 1.0 / max(before, 1) ** 0.5
+        spread = 1.0 / max(before, 1) ** 0.5
+        state[f"{name}.{i}.weight"] = (2 * torch.rand(after, before, generator=rng) - 1) * spread
         state[f"{name}.{i}.bias"] = (2 * torch.rand(1, after, generator=rng) - 1) * spread
     return state
 
@@ -334,7 +336,7 @@ class _MLPStack(Stack):
         self.sizes = (inputs, *[spec.width] * spec.depth, outputs)
 
     def initial(self, seed: int, members: Sequence[int]) -> State:
-        return _stacked([_initial_layers(self.sizes, "layer", generator(seed, k), zero_last=True) for k in members])
+        return _stacked([_initial_layers(self.sizes, "layer", generator(seed, k)) for k in members])
 
     def __call__(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
         return _squeezed(_layers(batch.flat, self.spec, self.work, list(state.values()), training))
@@ -391,8 +393,8 @@ class _DeepSetStack(Stack):
         spec, state = self.spec, State()
         for name, fields in self.shape.clouds:
             sizes = (fields, *[spec.width] * spec.depth, spec.latent)
-            state |= _initial_layers(sizes, f"phi.{name}", rng, zero_last=False)
-        return state | _initial_layers(self.head_sizes, "rho", rng, zero_last=True)
+            state |= _initial_layers(sizes, f"phi.{name}", rng)
+        return state | _initial_layers(self.head_sizes, "rho", rng)
 
     def initial(self, seed: int, members: Sequence[int]) -> State:
         return _stacked([self._initial(generator(seed, k)) for k in members])
@@ -478,8 +480,6 @@ class _TransformerModule(nn.Module):
         sizes = (shape.flat + spec.width + len(shape.clouds), *[spec.head.width] * spec.head.depth)
         hidden = [nn.Sequential(nn.Linear(a, b), nn.SiLU()) for a, b in pairwise(sizes)]
         last = nn.Linear(sizes[-1], outputs)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
         self.rho = nn.Sequential(*hidden, last)
 
     def forward(self, flat: Tensor, clouds: dict[str, CloudBatch]) -> Tensor:

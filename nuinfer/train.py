@@ -44,6 +44,7 @@ __all__ = ["History", "Risk", "Trained", "Training", "minimise"]
 _log = logging.getLogger("nuinfer")
 
 _ROWS_AT_ONCE = 1 << 15  # rows of all networks whose indices and weights are drawn in one go
+_ROWS_EVALUATED = 1 << 16  # rows of all networks in one evaluation of held-out events
 _CHUNK_ROWS = 1 << 13  # rows of a chunk of networks: their activations stay in the cache (docs/performance.md)
 
 
@@ -421,7 +422,7 @@ class _Loop:
         assert held is not None
         total = np.zeros(len(self.active))
         state = self.parameters.views(self.parameters.flat)
-        for rows, times in _held_blocks(self.risk, self.active):
+        for rows, times in _held_blocks(self.risk, self.active, self.inputs.per_event):
             outputs = self.stack(state, self.prepare(self.inputs.take(rows)))
             weights = []
             for c, weight in enumerate(self.risk.weights):
@@ -500,9 +501,9 @@ class _Loop:
         self.optimiser.step = tensors["step"]
 
 
-def _held_blocks(risk: Risk, active: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+def _held_blocks(risk: Risk, active: NDArray[np.int64], per_event: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Held-out rows (K, V) of each network and their multiplicities, block by block; 0 fills the shorter ones."""
-    size = 1 << 14
+    size, piece = 1 << 14, max(1 << 6, int(_ROWS_EVALUATED / (len(active) * per_event)))
     for start in range(0, len(risk.key), size):
         key = risk.key[start : start + size]
         times = np.stack([risk.resample.times(int(n), key, held_out=True) for n in active])
@@ -512,7 +513,9 @@ def _held_blocks(risk: Risk, active: NDArray[np.int64]) -> Iterator[tuple[Tensor
         # a stable sort puts each network's rows first, in order, and the fillers (multiplicity 0) behind
         order = np.argsort(times == 0, axis=1, kind="stable")[:, :longest]
         picked = np.take_along_axis(times, order, 1)
-        yield torch.from_numpy(order + start), torch.from_numpy(picked)
+        for at in range(0, longest, piece):
+            part = slice(at, at + piece)
+            yield torch.from_numpy(order[:, part] + start), torch.from_numpy(picked[:, part])
 
 
 def fingerprint(

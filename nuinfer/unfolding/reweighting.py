@@ -206,18 +206,19 @@ def omnifold(
     )
     folder = Path(checkpoint) if checkpoint is not None else None
     fit = _Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
-    observed = np.broadcast_to(sample.observed_weight, (resample.members, len(sample.observed_weight)))
+    observed = sample.observed_weight
     if fakes == "scale" and len(sample.fakes):
         observed = observed * _purity(sample, fit, reco)
     run = _Run(sample, fit, reco, truth, observed, misses, fakes)
     steps = [run.iterate(number) for number in range(iterations)]
-    full = run.full_weights()
+    weights, replicas = run.full_weights(0, members), run.full_weights(members, resample.members)
+    for b, replica in enumerate(replicas):
+        replica *= resample.bootstrapped(members + b, sample.key)
     settings = {
         "misses": misses, "fakes": fakes, "iterations": iterations, "reco": reco.to_json(), "truth": truth.to_json(),
         "network": ensemble.spec_of(network),
     }  # fmt: skip
-    times = np.stack([resample.bootstrapped(members + b, sample.key) for b in range(bootstrap)]) if bootstrap else 1
-    return Unfolded(simulation, full[:members], full[members:] * times, tuple(steps), seed, group, settings)
+    return Unfolded(simulation, weights, replicas, tuple(steps), seed, group, settings)
 
 
 class _Run:
@@ -229,7 +230,7 @@ class _Run:
         self.sample, self.fit, self.misses, self.fakes = sample, fit, misses, fakes
         self.reco, self.truth = reco, truth
         networks = fit.resample.members
-        self.observed = observed  # (networks, rows)
+        self.observed = observed  # (rows,), or (networks, rows) where each network has its own
         self.weight = sample.simulation.weight
         self.nu = np.ones((networks, len(sample.simulation)))
         self.fake_nu = np.ones((networks, len(sample.fakes)))
@@ -246,21 +247,22 @@ class _Run:
 
     def iterate(self, number: int) -> Iteration:
         """One iteration of all networks."""
-        before = self.nu[:, self.sample.truth]
+        plain, truth = self.fit.resample.plain, self.sample.truth
+        before = self.nu[:plain, truth]
         step1, omega = self._reco_step(number)
         step2 = self._truth_step(number, omega)
-        after, own = self.nu[:, self.sample.truth], self.weight[self.sample.truth]
+        after, own = self.nu[:plain, truth], self.weight[truth]
         moved = np.sqrt(np.mean(np.log(after / before) ** 2, axis=1))
         size = (after @ own) ** 2 / ((after * own) ** 2).sum(1)
-        plain = self.fit.resample.plain
-        return Iteration(self.full_weights()[:plain], moved[:plain], size[:plain], step1.history, step2.history)
+        return Iteration(self.full_weights(0, plain), moved, size, step1.history, step2.history)
 
     def _reco_step(self, number: int) -> tuple[Fitted, Floats]:
         """The fit, and omega (networks, signal): nu r(x), normalised to the data's signal part."""
         sample = self.sample
         present = self.weight[sample.signal] * self.nu[:, sample.signal]
-        one = _mean_one(np.concatenate([self.observed, np.zeros_like(present)], 1))
-        zero = _mean_one(np.concatenate([np.zeros_like(self.observed), present], 1))
+        none = np.zeros((*self.observed.shape[:-1], len(sample.signal)))
+        one = _mean_one(np.concatenate([self.observed, none], -1))
+        zero = _mean_one(np.concatenate([np.zeros((len(present), len(sample.observed))), present], 1))
         inputs = Inputs.concat([sample.observed, sample.reco])
         key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
         self.step1 = step1 = self.fit(f"iteration {number + 1} reco", inputs, (one, zero), key, self.reco, self.step1)
@@ -304,10 +306,10 @@ class _Run:
         shape = np.exp(step1.log(self.sample.fake_reco))
         self.fake_nu = shape * (self.fake_target / (own * shape).sum(1))[:, None]
 
-    def full_weights(self) -> Floats:
-        """Weights (networks, events) of all rows of the simulation."""
-        full = self.nu.copy()
-        full[:, self.sample.fakes] = self.fake_nu
+    def full_weights(self, start: int, stop: int) -> Floats:
+        """Weights (stop - start, events) of all rows of the simulation, for these networks."""
+        full = self.nu[start:stop].copy()
+        full[:, self.sample.fakes] = self.fake_nu[start:stop]
         return full
 
 
