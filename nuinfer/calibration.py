@@ -4,9 +4,9 @@ r"""Calibration of log ratios on held-out events: smooth, strictly monotone maps
     monotone:     g(f) = a + \sum_j e^{c_j} H_j(f),        H_j' = the hat function of knot j
 
 The second is a quadratic spline with a continuous, positive slope: knots at quantiles of f, a constant slope outside
-them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Both minimise the weighted
-cross-entropy of held-out events and start at the identity.  The steps of an isotonic regression would give infinite
-logs.
+them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Slopes stay within e^-5 to e^5.
+Both minimise the weighted cross-entropy of held-out events and start at the identity.  The steps of an isotonic
+regression would give infinite logs.
 
 Sources: Guo, Pleiss, Sun, Weinberger, arXiv 1706.04599 (temperature); Cranmer, Pavez, Louppe, arXiv 1506.02169 (why a
 calibrated classifier is all that a likelihood ratio needs).
@@ -28,6 +28,7 @@ Calibration = Literal["temperature", "monotone"]
 Floats = NDArray[np.float64]
 
 _KNOTS = 8
+_STEEPEST = 5.0  # largest log slope: an output that carries next to nothing must not be blown up without end
 _RIDGE = 1e-3  # weight of the squared second differences of the log slopes, against a risk of order one
 
 
@@ -102,9 +103,11 @@ def _minimise(basis: Floats, w1: Floats, w0: Floats, offset: float | None) -> Fl
         return float(value + parameters[free:] @ smooth), np.concatenate([[down.sum()] * free, gradient])
 
     start = np.zeros(free + len(basis))
+    bounds = [(None, None)] * free + [(-_STEEPEST, _STEEPEST)] * len(basis)
     if free:
         start[0] = offset
-    found = optimize.minimize(risk, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-13})
+    found = optimize.minimize(risk, start, jac=True, method="L-BFGS-B", bounds=bounds,
+                             options={"maxiter": 500, "ftol": 1e-13})  # fmt: skip
     if not np.isfinite(found.fun):
         raise NotConverged("the calibration's risk is not finite; signed weights may outweigh the positive ones where "
                            "the ratio is large: calibrate=None, or more held-out events")  # fmt: skip

@@ -9,6 +9,7 @@ only a network with attention asks for a padded view (`CloudBatch.padded`).
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Batch", "CloudBatch", "Features", "Inputs"]
+
+_log = logging.getLogger("nuinfer")
 
 
 @dataclass(frozen=True, init=False)
@@ -123,8 +126,9 @@ class Features:
         kept = events if where is None or not self.clouds else _emptied(events.keep(self.columns), where)
         clouds = {}
         for cloud, fields in self.clouds:
-            entries = [kept.ragged(f"{cloud}.{name}") for name in fields]
-            values = np.stack([_cast(cloud, part.values, dtype) for part in entries], axis=1)
+            names = [f"{cloud}.{name}" for name in fields]
+            entries = [kept.ragged(name) for name in names]
+            values = np.stack([_cast(n, part.values, dtype) for n, part in zip(names, entries, strict=True)], axis=1)
             clouds[cloud] = (torch.from_numpy(values), torch.from_numpy(entries[0].offsets.copy()))
         return Inputs(torch.from_numpy(matrix), clouds)
 
@@ -330,7 +334,19 @@ def _cast(name: str, values: NDArray[Any], dtype: Any) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         cast = values.astype(dtype, copy=False)
     check_finite(f"column {name!r} as {np.dtype(dtype)}", cast)
+    if cast.dtype != values.dtype and len(values) >= 100:
+        _warn_of_rounding(name, values, cast)
     return cast
+
+
+def _warn_of_rounding(name: str, values: NDArray[Any], cast: NDArray[Any]) -> None:
+    """Say where a column hardly varies beside the steps of the network's type, as a time stamp does in seconds."""
+    step, spread = float(np.spacing(np.abs(cast).max())), float(np.std(values, dtype=np.float64))
+    if 0 < spread < 10 * step:
+        _log.warning(
+            "column %r: %s rounds it to steps of %.3g, and its standard deviation is %.3g: subtract an offset, or "
+            "change the unit, before a network sees it", name, cast.dtype, step, spread,
+        )  # fmt: skip
 
 
 def _mapped(path: Path, order: NDArray[np.int64], parts: Sequence[Events], columns: Sequence[str]) -> Tensor:

@@ -53,7 +53,7 @@ class Resample:
 
     def __post_init__(self) -> None:
         counts: tuple[object, ...] = self.members, self.folds
-        if not all(isinstance(n, int) and n >= 1 for n in counts):
+        if not all(isinstance(n, int | np.integer) and n >= 1 for n in counts):
             raise ValueError(
                 f"expected whole numbers of members and folds, at least 1, found {counts[0]} and {counts[1]}"
             )

@@ -63,23 +63,22 @@ class Training:
     weight_decay:
         Of AdamW.
     patience:
-        A network stops after so many epochs without a better validation risk; None never stops early.
+        A network stops after so many epochs without a better validation risk, and gets the weights of its best epoch
+        back.  None runs the schedule to its end and keeps the last weights: with a learning rate that falls to zero this
+        is the more accurate choice unless a network overfits (docs/performance.md).
     clip:
         Largest Euclidean norm of a network's gradient; None leaves it.
-    restore:
-        Give each network the weights of its best epoch on its validation rows (of its last one, if False).
     chunk:
         Networks that go through forward and backward pass together; None keeps 8,192 rows in the cache.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     batch: int = 1024
     learning_rate: float = 3e-3
     warmup: float = 0.1
     weight_decay: float = 1e-4
-    patience: int | None = 8
+    patience: int | None = None
     clip: float | None = None
-    restore: bool = True
     chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -183,8 +182,9 @@ def _check_totals(risk: Risk, rows: NDArray[np.int64], total: NDArray[np.float64
         n, c = (int(i) for i in bad[0])
         raise ValueError(
             f"{risk.classes[c]}: expected a positive total weight in the {part} rows of every network, found "
-            f"{total[n, c]:g} for network {n} of {len(rows)} ({rows[n]} rows of {len(risk.key)}); "
-            f"use more events, fewer folds or another validation fraction"
+            f"{total[n, c]:g} for network {n} of {len(rows)} ({rows[n]} rows of {len(risk.key)}, which have "
+            f"{len(np.unique(risk.key))} different ids or groups); use more events, fewer folds or another validation "
+            f"fraction, and ids that tell events apart"
         )
 
 
@@ -446,7 +446,7 @@ class _Loop:
         better = risk < self.best_risk[self.active]
         self.best_risk[self.active[better]] = risk[better]
         self.best_epoch[self.active[better]] = self.epoch - 1
-        taken = better if self.training.restore else np.ones_like(better)
+        taken = better if self.training.patience is not None else np.ones_like(better)
         to, which = torch.from_numpy(self.active[taken]), torch.from_numpy(np.flatnonzero(taken))
         self.best[to] = self.parameters.flat[which]
         for name, buffer in self.parameters.buffers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -305,3 +306,31 @@ def test_a_clouds_fields_have_one_length() -> None:
     events = Events({"h.x": Ragged.of([[1.0], []]), "h.y": Ragged.of([[], [1.0]])})
     with pytest.raises(ValueError, match="cloud 'h': expected fields of equal lengths in every event"):
         Features(h=["x", "y"]).tensors(events)
+
+
+def test_columns_that_single_precision_rounds_away_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    times = np.random.default_rng(1).normal(0.0, 100.0, 1000)
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        Features(["t"]).tensors(Events({"t": times}))
+        Features(["t"]).tensors(Events({"t": 1e18 * times}))  # energies in eV: only the relative precision counts
+        Features(["t"]).tensors(Events({"t": np.full(1000, 1.7e9)}))  # constant
+        assert not caplog.records
+        Features(["t"]).tensors(Events({"t": 1.7e9 + times}))
+        Features(["t"]).tensors(Events({"t": 1e-49 * times}))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all("column 't': float32 rounds it to steps of" in m and "subtract an offset" in m for m in messages)
+    assert "steps of 128," in messages[0]
+
+
+def test_a_cloud_is_not_finite_by_its_fields_name() -> None:
+    events = Events({"hits.q": Ragged.of([[1.0, 1e39]]), "hits.x": Ragged.of([[1.0, 2.0]])})
+    with pytest.raises(ValueError, match=r"column 'hits.q' as float32"):
+        Features(hits=["x", "q"]).tensors(events)
+
+
+def test_rows_per_event() -> None:
+    events = Events({"y": [1.0, 2.0], "hits.x": Ragged.of([[1.0, 2.0, 3.0], [4.0, 5.0]])})
+    assert Features(["y"]).tensors(events).per_event == 1
+    assert Features(["y"], hits=["x"]).tensors(events).per_event == 2.5
+    assert Features(["y"], hits=["x"]).tensors(events.select(slice(0, 0))).per_event == 1

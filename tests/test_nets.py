@@ -134,13 +134,15 @@ def test_initial_state_depends_on_seed_and_member_only() -> None:
         assert any(not torch.equal(t, stack.initial(2, range(5))[n]) for n, t in five.items())
 
 
-def test_training_starts_at_the_ratio_one() -> None:
-    for network in (DeepSet(width=5, latent=3), Transformer(width=8, heads=2, layers=1)):
-        stack = nets.stack(network, CLOUDS.shape)
-        batch = CLOUDS.tensors(EVENTS).span(0, 20).expand(2)
-        assert not stack(stack.initial(1, range(2)), batch).any()
-    stack = MLP().stack(Shape(D))
-    assert not stack(stack.initial(1, range(K)), Batch(flat_batch().flat.float(), {})).any()
+def test_initial_weights_are_uniform_as_those_of_torch() -> None:
+    """Within 1 / sqrt(inputs), variance 1 / (3 inputs) within 4 sigma (a uniform variance's is sqrt(4/5 / n) of it)."""
+    state = MLP(width=64, depth=3).stack(Shape(D)).initial(1, range(K))
+    for name, tensor in state.items():
+        inputs = D if name.startswith("layer.0.") else 64
+        bound = inputs**-0.5
+        assert float(tensor.abs().max()) <= bound
+        scatter = 4 * np.sqrt(0.8 / tensor.numel())
+        assert float(tensor.square().mean()) == pytest.approx(bound**2 / 3, rel=scatter), name
 
 
 # -- sets -------------------------------------------------------------------------------------------------------------
@@ -472,3 +474,17 @@ def test_outputs_of_another_shape_are_refused(module: nn.Module, by: Any) -> Non
 def test_several_outputs() -> None:
     stack = nets.stack(lambda: nn.Linear(D, 2), Shape(D), outputs=2)
     assert stack(stack.initial(1, range(K)), Batch(flat_batch().flat.float(), {})).shape == (K, B, 2)
+
+
+def test_buffers_of_clouds_of_changing_size_do_not_pile_up() -> None:
+    stack = DeepSet(width=8, depth=2, latent=4).stack(Shape(0, (("hits", 1),)))
+    state = {n: t.requires_grad_() for n, t in randomised(stack.initial(1, [0])).items()}
+    kept = []
+    for entries in range(400, 440):  # as many different sizes as steps
+        owner = torch.arange(entries)[None] % 20
+        cloud = CloudBatch(torch.ones(1, entries, 1, dtype=torch.float64), owner.sort().values, 20)
+        batch = Batch(torch.zeros(1, 20, 0, dtype=torch.float64), {"hits": cloud})
+        torch.autograd.grad(stack(state, batch, training=True).sum(), list(state.values()))
+        work: Workspace = stack.work  # type: ignore[attr-defined]
+        kept.append(sum(t.numel() for free in work._free.values() for t in free))
+    assert kept[-1] < 3 * kept[0]

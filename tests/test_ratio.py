@@ -38,9 +38,7 @@ def linear() -> nn.Module:
 def exact(rows: int, steps: int = 250) -> dict[str, Any]:
     """Options that bring a linear network to the minimum of its risk: many large batches, nothing held out."""
     epochs = -(-steps // -(-rows // 4096))
-    training = Training(
-        epochs=epochs, batch=min(rows, 4096), learning_rate=0.1, weight_decay=0.0, patience=None, restore=False
-    )
+    training = Training(epochs=epochs, batch=min(rows, 4096), learning_rate=0.1, weight_decay=0.0, patience=None)
     return {"network": linear, "validation": 0.0, "training": training}
 
 
@@ -337,7 +335,7 @@ def test_tensor_is_the_differentiable_twin() -> None:
 GREEDY: dict[str, Any] = {
     "network": MLP(width=64, depth=3),
     "validation": 0.0,
-    "training": Training(epochs=40, batch=64, learning_rate=5e-3, patience=None, restore=False, weight_decay=0.0),
+    "training": Training(epochs=80, batch=64, learning_rate=5e-3, weight_decay=0.0),
     "progress": False,
 }
 
@@ -657,3 +655,14 @@ def test_refining_refuses_a_negative_density() -> None:
 def test_refining_positive_weights_changes_nothing() -> None:
     events = GaussianRatio().numerator(100, 1)
     assert refine(events, ["x0"], seed=1) is events
+
+
+def test_evaluation_does_not_depend_on_the_size_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratio = fit_ratio(
+        MILD.numerator(300, 1), MILD.denominator(300, 2), ["x0"], members=3, seed=1, progress=False,
+        training=Training(epochs=1, batch=64),
+    )  # fmt: skip
+    events = MILD.numerator(1000, 3)
+    whole = ratio.members(events)
+    monkeypatch.setattr("nuinfer.ensemble._ROWS", 300)
+    np.testing.assert_allclose(ratio.members(events), whole, atol=1e-5)

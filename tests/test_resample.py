@@ -105,3 +105,9 @@ def test_seeds_differ() -> None:
 def test_bad_settings_are_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Resample(seed=1, **bad)  # type: ignore[arg-type]
+
+
+def test_numpy_numbers_of_members_are_whole_numbers() -> None:
+    assert Resample(seed=1, members=np.int64(3), folds=np.int32(2)).networks == 6  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="whole numbers"):
+        Resample(seed=1, members=np.float64(3))  # type: ignore[arg-type]

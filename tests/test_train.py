@@ -265,11 +265,10 @@ def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
 
 
 @pytest.mark.parametrize("network", [MLP(width=32, depth=2), BATCHNORM], ids=["MLP", "BatchNorm"])
-@pytest.mark.parametrize("restore", [True, False])
-def test_patience_stops_networks_one_by_one_and_restores_the_best(restore: bool, network: Any) -> None:
+def test_patience_stops_networks_one_by_one_and_restores_the_best(network: Any) -> None:
     """Few rows and a large rate overfit at once, each network in its own epoch; buffers go with their weights."""
     resample = Resample(seed=1, members=4, validation=0.5)
-    training = Training(epochs=40, batch=16, learning_rate=0.03, patience=3, restore=restore)
+    training = Training(epochs=40, batch=16, learning_rate=0.03, patience=3)
     data = sample(60)
     trained = run(resample, training, data=data, network=network)
     history = trained.history
@@ -288,7 +287,7 @@ def test_patience_stops_networks_one_by_one_and_restores_the_best(restore: bool,
         times = torch.from_numpy(resample.times(n, data[2], held_out=True))
         w1, w0 = (w.double() * times for w in data[1])
         risk = losses.bce(outputs[n], (w1 / w1.sum(), w0 / w0.sum())).sum()
-        assert float(risk) == pytest.approx(column.min() if restore else column[-1], rel=1e-4)
+        assert float(risk) == pytest.approx(column.min(), rel=1e-4)
     assert np.array_equal(np.isnan(history.train), np.isnan(history.validation))
 
 
@@ -341,7 +340,7 @@ def test_adamw_is_torchs() -> None:
 def test_the_loop_reaches_the_exact_minimum_of_a_convex_risk() -> None:
     """A linear network has one best answer, which Newton's method finds in double precision."""
     inputs, weights, key = sample(2000, signed=True)
-    training = Training(epochs=500, batch=2000, learning_rate=0.05, weight_decay=0, patience=None, restore=False)
+    training = Training(epochs=500, batch=2000, learning_rate=0.05, weight_decay=0, patience=None)
     trained = run(
         Resample(seed=1, validation=0), training, network=lambda: nn.Linear(D, 1), data=(inputs, weights, key)
     )
@@ -520,3 +519,24 @@ def test_classes_without_weight_are_refused() -> None:
         ValueError, match=r"numerator: .* in the validation rows of every network, found 0 for network 0 of 1"
     ):
         run(Resample(seed=1), SHORT, data=(inputs, (w1, w0), key))
+
+
+@pytest.mark.parametrize("per_event", [1.0, 50.0])
+def test_held_out_rows_come_once_whatever_the_size_of_a_piece(per_event: float, monkeypatch: Any) -> None:
+    monkeypatch.setattr(train, "_ROWS_EVALUATED", 1 << 10)
+    key = np.arange(20_000)
+    resample = Resample(seed=1, members=3, validation=0.2, bootstrap=True)
+    risk = train.Risk(losses.bce, (torch.ones(1), torch.ones(1)), key, resample)
+    found = np.zeros((3, len(key)), np.int64)
+    for rows, times in train._held_blocks(risk, np.arange(3), per_event):
+        assert rows.shape[1] <= 1024 / 3
+        for n in range(3):
+            np.add.at(found[n], rows[n].numpy(), times[n].numpy())
+    assert np.array_equal(found, np.stack([resample.times(n, key, held_out=True) for n in range(3)]))
+
+
+def test_the_message_counts_ids_that_do_not_tell_events_apart() -> None:
+    resample = Resample(seed=1, validation=0.2)
+    risk = train.Risk(losses.bce, (torch.ones(50), torch.ones(50)), np.full(50, 7), resample)
+    with pytest.raises(ValueError, match=r"1 different ids or groups.*ids that tell events apart"):
+        train._totals(risk, held_out=not resample.times(0, risk.key[:1], held_out=True)[0])

@@ -25,8 +25,8 @@ from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding
 from nuinfer.unfolding import Iteration, Unfolded, reweighting
 
-TRAIN = Training(epochs=8, batch=512, learning_rate=3e-3, patience=None, restore=False)
-SHORT = Training(epochs=2, batch=256, learning_rate=3e-3, patience=None, restore=False)
+TRAIN = Training(epochs=8, batch=512, learning_rate=3e-3, patience=None)
+SHORT = Training(epochs=2, batch=256, learning_rate=3e-3, patience=None)
 SMALL = MLP(width=16, depth=2)
 N = 20_000
 SIGMA = np.array([0.0018, 0.0018])  # of mean and standard deviation at N events
@@ -883,3 +883,13 @@ def test_replicas_spread_like_independent_data_sets() -> None:
     assert np.isfinite(
         metrics.chi2(np.mean(independent, 0) - found.values, expected + found.covariance, n_replicas=count)
     )
+
+
+def test_results_hold_no_more_than_they_show() -> None:
+    case = Case(STANDARD, n=500)
+    result = case.run(members=1, bootstrap=6, iterations=2, training=SHORT)
+    for weights in (result.weights, result.replicas, *(step.weights for step in result.iterations)):
+        assert weights.base is None or weights.base.size == weights.size
+    # 0 where a replica drew no copy: the multiplicities are in the replicas
+    drawn = np.stack([result.bootstrap_times(r, case.simulation) for r in range(6)])
+    assert np.array_equal(result.replicas == 0, drawn == 0)

@@ -58,7 +58,7 @@ Rows = NDArray[np.int64]
 
 #: Training of one step: a short schedule run to its end.  Stopping early, or going back to an epoch before the learning
 #: rate has fallen, costs more accuracy of the weights than it saves (docs/performance.md).
-TRAINING = Training(epochs=8, batch=1024, learning_rate=3e-3, patience=None, restore=False)
+TRAINING = Training(epochs=8, batch=1024, learning_rate=3e-3, patience=None)
 
 
 @dataclass(frozen=True)
@@ -396,7 +396,7 @@ def _check(misses: str, fakes: str, iterations: int, members: int, bootstrap: in
     if fakes not in ("subtract", "scale"):
         raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
     counts: tuple[object, ...] = iterations, members, bootstrap
-    whole = all(isinstance(n, int) for n in counts)
+    whole = all(isinstance(n, int | np.integer) for n in counts)
     if not whole or iterations < 1 or members < 1 or bootstrap < 0:
         raise ValueError(f"expected whole numbers, iterations and members of at least 1 and bootstrap of at least 0, "
                          f"found {iterations}, {members} and {bootstrap}")  # fmt: skip
