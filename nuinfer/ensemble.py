@@ -148,8 +148,9 @@ def fit(
     else:
         stack = nets.stack(network, shape)
         start = stack.initial(resample.seed, range(resample.networks))
-        size = sum(w.abs().reshape(-1, w.shape[-1]).mean(0) / w.abs().mean() for w in tensors)
-        standardise = Standardise.fit(inputs, torch.as_tensor(size)).to(device)
+        # with the first network's weights, so that a network does not depend on how many more there are
+        first = [w.reshape(-1, w.shape[-1])[0].abs() for w in tensors]
+        standardise = Standardise.fit(inputs, torch.stack([w / w.mean() for w in first]).sum(0)).to(device)
     trained = minimise(
         stack, start, inputs, Risk(loss, tensors, key, resample), training,
         prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,

@@ -225,7 +225,8 @@ def fit_ratio(
     validation:
         Fraction held out of training, by member, for early stopping and calibration.
     bootstrap:
-        Each member trains on a Poisson bootstrap of both samples: the members' spread is then the statistical error.
+        Each member trains on a Poisson bootstrap of both samples: the members' spread is then the statistical error of
+        one network, the noise of its training included, which can be the larger part.
     calibrate:
         "temperature" or "monotone": a map of each network's output, fitted on its held-out rows.
     group:

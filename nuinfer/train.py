@@ -343,7 +343,8 @@ class _Loop:
         self.held = _totals(risk, held_out=True) if risk.resample.validation else None
         networks = risk.resample.networks
         self.active = np.arange(networks)
-        self.steps = max(1, math.ceil(float(self.totals.rows.mean()) / training.batch))
+        # those of the first network, which do not depend on how many more there are
+        self.steps = math.ceil(int(self.totals.rows[0]) / training.batch)
         self.parameters = _Parameters(stack, state)
         self.optimiser = _Optimiser(self.parameters, training)
         self.best = self.parameters.flat.clone()  # (networks, P), all of them

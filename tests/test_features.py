@@ -282,7 +282,7 @@ def test_numbers_beyond_single_precision_are_refused() -> None:
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=r"column 'x' as float32.*1 of 2 not finite, first at rows 1"):
             Features(["x"]).tensors(events)
-        with pytest.raises(ValueError, match=r"column 'h' as float32"):
+        with pytest.raises(ValueError, match=r"column 'h.x' as float32"):
             Features(h=["x"]).tensors(events)
         assert Features(["x"]).tensors(events, dtype=np.float64).flat[1, 0] == 1e300
 

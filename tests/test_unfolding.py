@@ -223,13 +223,17 @@ def test_misses_by_the_prior_equal_the_grid() -> None:
 
 def test_scaled_fakes_follow_the_data() -> None:
     case = Case(PROPORTIONAL)
-    result = case.run(members=2, iterations=2, fakes="scale")
-    for k, step in enumerate(result.iterations, start=1):
-        found = moments(case.simulation, step.weights, case.reconstructed)
-        assert off(found, answer(case.states[k])) < 6  # the purity is learned too
-        assert abs(found[2] / case.states[k].total - 1) < 0.01
-        yield_ = case.data.sum_weights - case.background.sum_weights
-        np.testing.assert_allclose(case.sum_of_pass_reco(step.weights), yield_, rtol=1e-9)
+    # the purity is learned from 2,300 fakes: more steps than an epoch of so small a sample has
+    training = Training(epochs=8, batch=128, learning_rate=3e-3, patience=None)
+    result = case.run(members=2, iterations=1, fakes="scale", training=training)
+    found, expected = moments(case.simulation, result.weights, case.reconstructed), answer(case.states[1])
+    # measured over three seeds: 0.0045 in mean and standard deviation, 0.0035 of the yield, by the purity's statistics
+    assert np.abs(found - expected)[:2].max() < 4 * 0.0045
+    assert abs(found[2] / expected[2] - 1) < 4 * 0.0035
+    nothing = moments(case.simulation, np.ones((1, len(case.simulation))), case.reconstructed)
+    assert abs(nothing[0] - expected[0]) > 0.1
+    yield_ = case.data.sum_weights - case.background.sum_weights
+    np.testing.assert_allclose(case.sum_of_pass_reco(result.weights), yield_, rtol=1e-9)
     fakes = ~case.simulation["pass_truth"]
     x, found = case.simulation["x0"][fakes], result.weights.mean(0)[fakes]
     exact = PROPORTIONAL.reco_data().density(x) / PROPORTIONAL.reco_simulation().density(x)
