@@ -4,7 +4,8 @@ r"""Calibration of log ratios on held-out events: smooth, strictly monotone maps
     monotone:     g(f) = a + \sum_j e^{c_j} H_j(f),        H_j' = the hat function of knot j
 
 The second is a quadratic spline with a continuous, positive slope: knots at quantiles of f, a constant slope outside
-them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Slopes stay within e^-5 to e^5.
+them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Slopes stay within e^-5 to e^5, and
+a term of c_j^2 / 2 over the effective size, a normal prior of unit width on c_j, keeps few events from making them steep.
 Both minimise the weighted cross-entropy of held-out events and start at the identity.  The steps of an isotonic
 regression would give infinite logs.
 
@@ -82,15 +83,16 @@ def fit_calibration(kind: Calibration, f: Floats, numerator: Floats, denominator
         if len(knots) < _KNOTS:  # f hardly varies, as where both classes agree: spread the knots around it
             knots = np.linspace(knots[0] - 0.5, knots[-1] + 0.5, _KNOTS)
         basis, offset = _hats(f, knots), knots[0]
-    found = _minimise(basis, w1, w0, offset)
+    size = min(w.sum() ** 2 / np.dot(w, w) for w in (numerator, denominator))
+    found = _minimise(basis, w1, w0, offset, 0.5 / size)
     return np.concatenate([knots, found])
 
 
-def _minimise(basis: Floats, w1: Floats, w0: Floats, offset: float | None) -> Floats:
-    """Parameters (offset if there is one, then log slopes) with the least cross-entropy, by L-BFGS."""
+def _minimise(basis: Floats, w1: Floats, w0: Floats, offset: float | None, level: float) -> Floats:
+    """Parameters (offset if there is one, then log slopes) with the least penalised cross-entropy, by L-BFGS."""
     free = 0 if offset is None else 1
     bend = np.diff(np.eye(len(basis)), 2, axis=0) if len(basis) > 2 else np.zeros((0, len(basis)))
-    penalty = _RIDGE * (bend.T @ bend)
+    penalty = _RIDGE * (bend.T @ bend) + level * np.eye(len(basis))
 
     def risk(parameters: Floats) -> tuple[float, Floats]:
         slopes = np.exp(parameters[free:])

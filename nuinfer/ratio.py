@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -334,7 +335,7 @@ class TwoSample(NamedTuple):
 
     @property
     def z(self) -> float:
-        """(AUC - 1/2) / sigma, near N(0, 1) where the samples come from one density."""
+        """(AUC - 1/2) / sigma: of mean 0 and a deviation of at most 1 where the samples come from one density."""
         return self.auc.z
 
 
@@ -418,9 +419,32 @@ def two_sample_test(
         first, second, features, network=network, folds=folds, group=group, seed=seed, progress=progress,
         training=training or Training(epochs=10, batch=512),
     )  # fmt: skip
-    logs = [ratio.log(events) for events in (first, second)]
-    weights = {"weight_numerator": first.weight, "weight_denominator": second.weight}
-    return TwoSample(metrics.roc_auc(*logs, **weights), metrics.two_sample_accuracy(*logs, **weights))
+    scored = [_Scored(ratio, events) for events in (first, second)]
+    return TwoSample(
+        _over_folds(metrics.roc_auc, scored, folds), _over_folds(metrics.two_sample_accuracy, scored, folds)
+    )
+
+
+class _Scored:
+    """A sample's out-of-fold log ratios, weights and folds."""
+
+    def __init__(self, ratio: Ratio, events: Events) -> None:
+        self.log, self.weight = ratio.log(events), events.weight
+        self.fold = ratio.resample.fold_of(ratio._key(events))
+
+
+def _over_folds(score: Callable[..., metrics.Score], samples: list[_Scored], folds: int) -> metrics.Score:
+    """Mean value and mean null deviation of the folds' own scores.
+
+    Folds see each other's events, so that their scores are correlated by an unknown amount; the mean of their deviations,
+    and not that over sqrt(folds), holds for any.
+    """
+    found = []
+    for number in range(folds):
+        one, other = ((s.log[s.fold == number], s.weight[s.fold == number]) for s in samples)
+        found.append(score(one[0], other[0], weight_numerator=one[1], weight_denominator=other[1]))
+    values, deviations = zip(*found, strict=True)
+    return metrics.Score(float(np.mean(values)), float(np.mean(deviations)))
 
 
 # -- signed weights made positive -------------------------------------------------------------------------------------

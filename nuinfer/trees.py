@@ -20,6 +20,7 @@ Source: Friedman, Ann. Statist. 29 (2001) 1189; Ke et al., LightGBM, NeurIPS 201
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from scipy import special
 from .resample import Resample
 
 __all__ = ["Forest", "Trees", "fit_forest"]
+
+_log = logging.getLogger("nuinfer")
 
 Floats = NDArray[np.float64]
 
@@ -212,6 +215,9 @@ def fit_forest(
                 offset = np.log(np.dot(w1, train) / np.dot(np.abs(w1), train))
                 offset -= np.log(np.dot(w0, train) / np.dot(np.abs(w0), train))
                 signs.append((one, other, float(offset)))
+    if ratios and not any(len(tree) > 1 for boost in ratios for tree in boost.trees):
+        _log.warning("no tree found a split, so that the ratio is 1 everywhere: %d rows may be too few for min_leaf=%d; "
+                     "try a smaller one, or a network", len(x), trees.min_leaf)  # fmt: skip
     return Forest(edges, tuple(ratios), tuple(signs))
 
 

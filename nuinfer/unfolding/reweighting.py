@@ -58,7 +58,7 @@ Rows = NDArray[np.int64]
 
 #: Training of one step: a short schedule run to its end.  Stopping early, or going back to an epoch before the learning
 #: rate has fallen, costs more accuracy of the weights than it saves (docs/performance.md).
-TRAINING = Training(epochs=8, batch=1024, learning_rate=3e-3, patience=None)
+TRAINING = Training(epochs=16, batch=1024, learning_rate=3e-3)
 
 
 @dataclass(frozen=True)
