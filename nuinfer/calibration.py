@@ -4,10 +4,10 @@ r"""Calibration of log ratios on held-out events: smooth, strictly monotone maps
     monotone:     g(f) = a + \sum_j e^{c_j} H_j(f),        H_j' = the hat function of knot j
 
 The second is a quadratic spline with a continuous, positive slope: knots at quantiles of f, a constant slope outside
-them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Slopes stay within e^-5 to e^5, and
-a term of c_j^2 / 2 over the effective size, a normal prior of unit width on c_j, keeps few events from making them steep.
-Both minimise the weighted cross-entropy of held-out events and start at the identity.  The steps of an isotonic
-regression would give infinite logs.
+them, and a ridge on the differences of the c_j that pulls it towards a straight line.  Slopes stay within e^-5 to
+e^5, and a term of c_j^2 / 2 over the effective size (a normal prior of unit width on c_j) keeps few events from making
+them steep.  Both minimise the weighted cross-entropy of held-out events and start at the identity.  The steps of an
+isotonic regression would give infinite logs.
 
 Sources: Guo, Pleiss, Sun, Weinberger, arXiv 1706.04599 (temperature); Cranmer, Pavez, Louppe, arXiv 1506.02169 (why a
 calibrated classifier is all that a likelihood ratio needs).

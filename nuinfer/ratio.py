@@ -436,8 +436,8 @@ class _Scored:
 def _over_folds(score: Callable[..., metrics.Score], samples: list[_Scored], folds: int) -> metrics.Score:
     """Mean value and mean null deviation of the folds' own scores.
 
-    Folds see each other's events, so that their scores are correlated by an unknown amount; the mean of their deviations,
-    and not that over sqrt(folds), holds for any.
+    Folds learn from each other's events, so that their scores are correlated by an unknown amount; the mean of their
+    deviations, not divided by sqrt(folds), holds for any.
     """
     found = []
     for number in range(folds):

@@ -64,8 +64,8 @@ class Training:
         Of AdamW.
     patience:
         A network stops after so many epochs without a better validation risk, and gets the weights of its best epoch
-        back.  None runs the schedule to its end and keeps the last weights: with a learning rate that falls to zero this
-        is the more accurate choice unless a network overfits (docs/performance.md).
+        back.  None runs the schedule to its end and keeps the last weights: with a learning rate that falls to zero
+        this is the more accurate choice unless a network overfits (docs/performance.md).
     clip:
         Largest Euclidean norm of a network's gradient; None leaves it.
     chunk:

@@ -216,8 +216,8 @@ def fit_forest(
                 offset -= np.log(np.dot(w0, train) / np.dot(np.abs(w0), train))
                 signs.append((one, other, float(offset)))
     if ratios and not any(len(tree) > 1 for boost in ratios for tree in boost.trees):
-        _log.warning("no tree found a split, so that the ratio is 1 everywhere: %d rows may be too few for min_leaf=%d; "
-                     "try a smaller one, or a network", len(x), trees.min_leaf)  # fmt: skip
+        _log.warning("no tree found a split, so the ratio is 1: %d rows may be too few for min_leaf=%d; try "
+                     "a smaller one, or a network", len(x), trees.min_leaf)  # fmt: skip
     return Forest(edges, tuple(ratios), tuple(signs))
 
 

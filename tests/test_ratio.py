@@ -259,7 +259,7 @@ def test_two_sample_test_is_fair_and_has_power() -> None:
     assert all(t.auc.value < 0.57 for t in same)
     shifted = two_sample_test(MILD.numerator(1000, 1), MILD.denominator(1000, 1), ["x0"], seed=1, progress=False)
     assert shifted.auc.value == pytest.approx(special.ndtr(1 / np.sqrt(2)), abs=4 * 0.012)  # Phi(distance / sqrt 2)
-    assert shifted.z > 15
+    assert shifted.z > 10  # 14.2 expected from the exact AUC and the null deviation of one fold
 
 
 # -- ensembles --------------------------------------------------------------------------------------------------------
