@@ -222,8 +222,10 @@ class _Epoch:
             else:
                 each = zip(self.active, rows, strict=True)
                 picked = torch.stack([weight[int(n)].index_select(0, row) for n, row in each])
-            scaled = picked * times * torch.from_numpy(scale).to(weight.dtype)[:, None]
-            weights.append(scaled.view(shape).transpose(0, 1).contiguous())
+            picked *= torch.from_numpy(scale).to(weight.dtype)[:, None]
+            if self.risk.resample.bootstrap:  # otherwise every row counts once
+                picked *= times
+            weights.append(picked.view(shape).transpose(0, 1).contiguous())
         return rows.view(shape).transpose(0, 1).contiguous(), tuple(weights)
 
 
@@ -281,6 +283,7 @@ class _Parameters:
         self.flat = torch.cat([state[name].detach().flatten(1) for name in self.names], 1).contiguous()
         self.order = tuple(state)
         self.buffers = {name: state[name].clone() for name in state if name not in self.names}
+        self._leaves: dict[tuple[int, int], tuple[State, list[Tensor]]] = {}
 
     def views(self, flat: Tensor, start: int = 0, stop: int | None = None) -> State:
         """The state of the networks ``start`` to ``stop`` as views of ``flat``, in the stack's order."""
@@ -290,10 +293,21 @@ class _Parameters:
         found |= {name: buffer[start:stop] for name, buffer in self.buffers.items()}
         return {name: found[name] for name in self.order}
 
+    def leaves(self, start: int, stop: int) -> tuple[State, list[Tensor]]:
+        """`views` of ``flat`` whose trainable tensors, also listed, ask for gradients; made once, since the optimiser
+        changes ``flat`` in place."""
+        if (start, stop) not in self._leaves:
+            views = self.views(self.flat, start, stop)
+            self._leaves[start, stop] = views, [views[name].requires_grad_() for name in self.names]
+        return self._leaves[start, stop]
+
+    def replace(self, flat: Tensor, buffers: State) -> None:
+        """Other values, for as many networks as ``flat`` has rows."""
+        self.flat, self.buffers, self._leaves = flat, buffers, {}
+
     def keep(self, rows: Tensor) -> None:
         """Drop the networks that are not in ``rows``."""
-        self.flat = self.flat[rows].contiguous()
-        self.buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
+        self.replace(self.flat[rows].contiguous(), {name: buffer[rows] for name, buffer in self.buffers.items()})
 
 
 class _Optimiser:
@@ -389,14 +403,14 @@ class _Loop:
         losses = []
         for start in range(0, networks, chunk):
             stop = min(start + chunk, networks)
-            views = self.parameters.views(self.parameters.flat, start, stop)
-            leaves = [views[name].requires_grad_() for name in self.parameters.names]
+            views, leaves = self.parameters.leaves(start, stop)
             part = batch if chunk >= networks else batch.members(start, stop)
             self.stack.reseed(partial(self._seeds, number, start, stop))
             outputs = self.stack(views, part, training=True)
             loss = mean_loss(outputs, tuple(w[start:stop] for w in weights), self.risk.loss)
             found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
-            self._store(found, gradient, start, stop)
+            pieces = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
+            torch.cat([piece.reshape(stop - start, -1) for piece in pieces], 1, out=gradient[start:stop])
             losses.append(loss.detach())
         return torch.cat(losses)
 
@@ -404,17 +418,6 @@ class _Loop:
         """Seeds of what the active networks from ``start`` to ``stop`` draw at random in a step."""
         seed = self.risk.resample.seed
         return [hashing.salt(seed, "draws", n, number) >> 1 for n in self.active[start:stop]]
-
-    def _store(self, found: tuple[Tensor | None, ...], gradient: Tensor, start: int, stop: int) -> None:
-        at = 0
-        for piece, shape in zip(found, self.parameters.shapes, strict=True):
-            size = math.prod(shape)
-            target = gradient[start:stop, at : at + size]
-            if piece is None:
-                target.zero_()
-            else:
-                target.copy_(piece.reshape(stop - start, size))
-            at += size
 
     @torch.no_grad()
     def _validate(self) -> NDArray[np.float64]:
@@ -494,9 +497,9 @@ class _Loop:
         self.active, self.best_risk = np.array(arrays["active"]), np.array(arrays["best_risk"])
         self.best_epoch, self.best = np.array(arrays["best_epoch"]), tensors["best"]
         self.losses, self.held_losses = list(arrays["train"]), list(arrays["validation"])
-        self.parameters.flat = tensors["flat"]
-        for name in self.parameters.buffers:
-            self.parameters.buffers[name] = tensors[f"buffer.{name}"]
+        names = tuple(self.parameters.buffers)
+        self.parameters.replace(tensors["flat"], {name: tensors[f"buffer.{name}"] for name in names})
+        for name in names:
             self.best_buffers[name] = tensors[f"best_buffer.{name}"]
         self.optimiser.average, self.optimiser.square = tensors["average"], tensors["square"]
         self.optimiser.step = tensors["step"]
