@@ -189,7 +189,7 @@ def _check_totals(risk: Risk, rows: NDArray[np.int64], total: NDArray[np.float64
 
 
 class _Epoch:
-    """The batches of one epoch for the networks ``active``: rows (K, B) and scaled class weights, each (K, B)."""
+    """The batches of one epoch for the networks ``active``, drawn for S steps at a time."""
 
     def __init__(
         self, risk: Risk, totals: _Totals, active: NDArray[np.int64], size: int, steps: int, window: int | None = None
@@ -197,15 +197,14 @@ class _Epoch:
         self.risk, self.totals, self.active, self.size, self.steps = risk, totals, active, size, steps
         self.window = window or len(risk.key)
 
-    def batches(self, epoch: int, device: Any) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        many = max(1, _ROWS_AT_ONCE // (self.size * len(self.active)))
+    def blocks(self, epoch: int, device: Any, per_event: float = 1.0) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        """Rows (S, K, B) and scaled class weights, each (S, K, B)."""
+        many = max(1, int(_ROWS_AT_ONCE / (self.size * len(self.active) * per_event)))
         drawn = [_Stream(self.risk, int(n), epoch, self.window) for n in self.active]
         for start in range(0, self.steps, many):
             count = min(many, self.steps - start)
             rows, weights = self._block([stream.take(count * self.size) for stream in drawn], count)
-            weights = tuple(w.to(device) for w in weights)
-            for s in range(count):
-                yield rows[s], tuple(w[s] for w in weights)
+            yield rows, tuple(w.to(device) for w in weights)
 
     def _block(
         self, drawn: list[tuple[NDArray[np.int64], NDArray[np.uint8]]], count: int
@@ -295,7 +294,8 @@ class _Parameters:
 
     def leaves(self, start: int, stop: int) -> tuple[State, list[Tensor]]:
         """`views` of ``flat`` whose trainable tensors, also listed, ask for gradients; made once, since the optimiser
-        changes ``flat`` in place."""
+        changes ``flat`` in place.
+        """
         if (start, stop) not in self._leaves:
             views = self.views(self.flat, start, stop)
             self._leaves[start, stop] = views, [views[name].requires_grad_() for name in self.names]
@@ -390,10 +390,15 @@ class _Loop:
         losses = []
         epoch = _Epoch(self.risk, self.totals, self.active, self.training.batch, self.steps, self.inputs.window)
         gradient = torch.empty_like(self.parameters.flat)
-        for step, (rows, weights) in enumerate(epoch.batches(self.epoch, self.device)):
-            number = self.epoch * self.steps + step
-            losses.append(self._step(self.prepare(self.inputs.take(rows)), weights, gradient, number))
-            self.optimiser.apply(gradient, self.training.rate(number, self.training.epochs * self.steps))
+        number, steps = self.epoch * self.steps, self.training.epochs * self.steps
+        for rows, weights in epoch.blocks(self.epoch, self.device, self.inputs.per_event):
+            # one gather for all steps of a block: at small batches its calls cost as much as a hidden layer
+            block, networks = self.prepare(self.inputs.take(rows.flatten(0, 1))), rows.shape[1]
+            for s in range(len(rows)):
+                batch = block.members(s * networks, (s + 1) * networks)
+                losses.append(self._step(batch, tuple(w[s] for w in weights), gradient, number))
+                self.optimiser.apply(gradient, self.training.rate(number, steps))
+                number += 1
         return torch.stack(losses).cpu().double().mean(0).numpy()
 
     def _step(self, batch: Batch, weights: tuple[Tensor, ...], gradient: Tensor, number: int) -> Tensor:

@@ -126,6 +126,12 @@ def test_the_risk_of_held_out_rows_is_the_weighted_mean() -> None:
 # -- drawing rows -----------------------------------------------------------------------------------------------------
 
 
+def stepwise(epoch: _Epoch, number: int) -> list[tuple[Any, ...]]:
+    """Rows (K, B) and class weights of each step."""
+    blocks = epoch.blocks(number, "cpu")
+    return [(rows[s], tuple(w[s] for w in weights)) for rows, weights in blocks for s in range(len(rows))]
+
+
 def draws(resample: Resample, n: int, batch: int, epoch: int, signed: bool = False) -> tuple[Any, ...]:
     """All rows (K, S B) and scaled class weights of an epoch."""
     _, weights, key = sample(n, signed=signed)
@@ -133,7 +139,7 @@ def draws(resample: Resample, n: int, batch: int, epoch: int, signed: bool = Fal
     totals = _totals(risk, held_out=False)
     steps = int(np.ceil(totals.rows.mean() / batch))
     active = np.arange(resample.networks)
-    found = list(_Epoch(risk, totals, active, batch, steps).batches(epoch, "cpu"))
+    found = stepwise(_Epoch(risk, totals, active, batch, steps), epoch)
     rows = torch.cat([r for r, _ in found], 1)
     scaled = [torch.cat([w[c] for _, w in found], 1).double() for c in (0, 1)]
     return rows.numpy(), scaled, risk
@@ -172,7 +178,7 @@ def test_windows_of_rows_are_read_one_after_the_other_by_all_networks() -> None:
     totals = _totals(risk, held_out=False)
     orders = []
     for epoch in (0, 1):
-        batches = _Epoch(risk, totals, np.arange(2), 50, 10, window=128).batches(epoch, "cpu")
+        batches = stepwise(_Epoch(risk, totals, np.arange(2), 50, 10, window=128), epoch)
         orders.append(torch.cat([rows for rows, _ in batches], 1).numpy())
     for rows in orders:
         np.testing.assert_array_equal(np.sort(rows, 1), np.tile(np.arange(500), (2, 1)))
