@@ -293,8 +293,9 @@ class _Parameters:
         return {name: found[name] for name in self.order}
 
     def leaves(self, start: int, stop: int) -> tuple[State, list[Tensor]]:
-        """`views` of ``flat`` whose trainable tensors, also listed, ask for gradients; made once, since the optimiser
-        changes ``flat`` in place.
+        """`views` of ``flat`` whose trainable tensors, also listed, ask for gradients.
+
+        They are made once, since the optimiser changes ``flat`` in place.
         """
         if (start, stop) not in self._leaves:
             views = self.views(self.flat, start, stop)
