@@ -189,9 +189,11 @@ def main() -> None:
     """Run everything and print the table."""
     options, core = arguments(), last_core()
     commands = {
-        "nuinfer, networks": ours("mlp", 1),
+        "nuinfer, networks 3 x 64": ours("mlp", 1),
+        "nuinfer, networks 2 x 32": ours("small", 1),
         "nuinfer, trees": ours("trees", 1),
-        "nuinfer, networks, 8 replicas": ours("mlp", 8),
+        "nuinfer, networks 3 x 64, 8 replicas": ours("mlp", 8),
+        "nuinfer, networks 2 x 32, 8 replicas": ours("small", 8),
     }
     name = f"public {PEER.replace('==', ' ')}"
     if not options.skip_peer:

@@ -432,6 +432,15 @@ def interrupts_main(task, rng):
     return toy(task, rng)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a process that a shell starts in the background inherits it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_what_waits(tmp_path, reference):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with pytest.raises(KeyboardInterrupt):
