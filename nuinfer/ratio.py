@@ -259,6 +259,9 @@ def fit_ratio(
     >>> bool(abs(log_r - [-2.0, 0.0, 2.0]).max() < 0.3)
     True
     """
+    if calibrate is not None and not validation:
+        raise ValueError("calibrate: expected a validation fraction above 0, found 0; a map fitted on training rows "
+                         "would not calibrate")  # fmt: skip
     features = Features.of(features)
     parts = [("numerator", numerator), ("denominator", denominator)]
     yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
@@ -272,9 +275,6 @@ def fit_ratio(
         inputs, order = features.mapped([events for _, events in used], cache, seed=seed)
         key, weights = key[order], (weights[0][order], weights[1][order])
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
-    if calibrate is not None and not validation:
-        raise ValueError("calibrate: expected a validation fraction above 0, found 0; a map fitted on training rows "
-                         "would not calibrate")  # fmt: skip
     fitted = fit(
         inputs, weights, key, resample, shape=features.shape, network=network, loss=losses.by_name(loss),
         training=training, device=device, checkpoint=checkpoint, label="ratio", progress=progress,

@@ -239,6 +239,7 @@ class _Stream:
         self.risk, self.network, self.epoch, self.window = risk, network, epoch, window
         self.windows = -(-len(risk.key) // window)
         self.turn, self.block, self.place = 0, 0, 0
+        self.order = self._order()
         self.rows, self.times = np.empty(0, np.int64), np.empty(0, np.uint8)
 
     def take(self, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -250,9 +251,13 @@ class _Stream:
         self.rows, self.times = self.rows[wanted:], self.times[wanted:]
         return out
 
+    def _order(self) -> NDArray[np.int64]:
+        """The windows in the order of this pass."""
+        return hashing.permutation(self.windows, self.risk.resample.seed, "windows", self.epoch, self.turn)
+
     def _more(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         seed, labels = self.risk.resample.seed, (self.epoch, self.turn)
-        first = self.window * int(hashing.permutation(self.windows, seed, "windows", *labels)[self.block])
+        first = self.window * int(self.order[self.block])
         size = min(self.window, len(self.risk.key) - first)
         bit_count = max(size - 1, 1).bit_length()
         stop = min(self.place + step, 1 << bit_count)
@@ -268,6 +273,7 @@ class _Stream:
         self.block += window_done
         if self.block == self.windows:
             self.block, self.turn = 0, self.turn + 1
+            self.order = self._order()
 
 
 # -- parameters as one matrix ------------------------------------------------------------------------------------------

@@ -244,6 +244,15 @@ class _Run:
         self.step1: Fitted | None = None
         self.step2: Fitted | None = None
         self.in_truth = np.searchsorted(sample.truth, sample.signal)  # places of the signal rows among the truth rows
+        self.reco_inputs = Inputs.concat([sample.observed, sample.reco])
+        self.reco_key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
+        # the rows that teach the second step, their places among the truth rows, and how often each network counts them
+        conditional = misses == "conditional"
+        self.rows = sample.signal if conditional else sample.truth
+        self.taught = self.in_truth if conditional else np.arange(len(sample.truth))
+        self.times = self.signal_times if conditional else np.stack([t[sample.truth] for t in times])
+        everything = len(self.taught) == len(sample.truth)
+        self.taught_inputs = sample.truth_inputs if everything else sample.truth_inputs.select(self.taught)
 
     def iterate(self, number: int) -> Iteration:
         """One iteration of all networks."""
@@ -263,9 +272,8 @@ class _Run:
         none = np.zeros((*self.observed.shape[:-1], len(sample.signal)))
         one = _mean_one(np.concatenate([self.observed, none], -1))
         zero = _mean_one(np.concatenate([np.zeros((len(present), len(sample.observed))), present], 1))
-        inputs = Inputs.concat([sample.observed, sample.reco])
-        key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
-        self.step1 = step1 = self.fit(f"iteration {number + 1} reco", inputs, (one, zero), key, self.reco, self.step1)
+        label = f"iteration {number + 1} reco"
+        self.step1 = step1 = self.fit(label, self.reco_inputs, (one, zero), self.reco_key, self.reco, self.step1)
         omega = self.nu[:, sample.signal] * np.exp(step1.log(sample.reco))
         if number == 0 and self.fakes == "scale" and len(sample.fakes):
             self._scale_fakes(step1)
@@ -275,30 +283,20 @@ class _Run:
     def _truth_step(self, number: int, omega: Floats) -> Fitted:
         """nu <- E[omega | t] on all rows with truth."""
         sample, label = self.sample, f"iteration {number + 1} truth"
-        conditional = self.misses == "conditional"
-        rows = sample.signal if conditional else sample.truth
-        inputs = sample.truth_inputs
-        if conditional and len(sample.signal) < len(sample.truth):
-            inputs = inputs.select(self.in_truth)
         pulled = omega
-        if not conditional:
+        if self.misses == "prior":
             pulled = self.nu[:, sample.truth]
             pulled[:, self.in_truth] = omega
-        own = self.weight[rows]
+        own = self.weight[self.rows]
         weights = _mean_one(own * pulled), _mean_one(own)
-        self.step2 = step2 = self.fit(label, inputs, weights, sample.key[rows], self.truth, self.step2)
+        key = sample.key[self.rows]
+        self.step2 = step2 = self.fit(label, self.taught_inputs, weights, key, self.truth, self.step2)
         found = np.exp(step2.log(sample.truth_inputs))
-        self.nu[:, sample.truth] = found * self._scale(found, pulled)[:, None]
+        # the rate of the pulled weights, on the rows that taught them
+        counted = own * self.times
+        rate = (counted * pulled).sum(1) / (counted * found[:, self.taught]).sum(1)
+        self.nu[:, sample.truth] = found * rate[:, None]
         return step2
-
-    def _scale(self, found: Floats, pulled: Floats) -> Floats:
-        """Factors (networks,) that give the new weights the rate of the pulled ones, on the rows that taught them."""
-        conditional = self.misses == "conditional"
-        rows = self.sample.signal if conditional else self.sample.truth
-        times = np.stack([self.fit.resample.bootstrapped(k, self.sample.key[rows]) for k in range(len(found))])
-        own = self.weight[rows] * times
-        taught = found[:, self.in_truth] if conditional else found
-        return np.asarray((own * pulled).sum(1) / (own * taught).sum(1))
 
     def _scale_fakes(self, step1: Fitted) -> None:
         """Fakes follow the data at their reco value: D(x) / S_0(x), which the first reco step has learned."""
