@@ -16,7 +16,7 @@ Sources: D'Agnolo, Wulzer, arXiv 1806.02350 (mlc); Rizvi, Pettee, Nachman, arXiv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -27,11 +27,29 @@ Loss = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 RatioLoss = Literal["bce", "mlc", "sqrt"]
 
 
+class _CrossEntropy(torch.autograd.Function):
+    """`bce` with its derivative in f written out, 1/2 [(w1 + w0) s(f) - w1].
+
+    At small batches the calls of a recorded graph cost as much as a layer of the network.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+        both = numerator + denominator
+        ctx.save_for_backward(f, numerator, both)
+        # log(1 + e^-f) = log(1 + e^f) - f: one logarithm serves both classes
+        return torch.nn.functional.softplus(f).mul_(both).addcmul_(numerator, f, value=-1).mul_(0.5)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None]:
+        f, numerator, both = ctx.saved_tensors
+        return torch.sigmoid(f).mul_(both).sub_(numerator).mul_(above).mul_(0.5), None, None
+
+
 def bce(f: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    """1/2 [w1 log(1 + e^-f) + w0 log(1 + e^f)]."""
-    numerator, denominator = weights
-    # log(1 + e^-f) = log(1 + e^f) - f: one logarithm serves both classes
-    return 0.5 * ((numerator + denominator) * torch.nn.functional.softplus(f) - numerator * f)
+    """1/2 [w1 log(1 + e^-f) + w0 log(1 + e^f)], once differentiable in f."""
+    return cast(Tensor, _CrossEntropy.apply(f, *weights))  # type: ignore[no-untyped-call]
 
 
 def mlc(f: Tensor, weights: tuple[Tensor, ...]) -> Tensor:

@@ -52,6 +52,13 @@ class Yields(NamedTuple):
     denominator: float
 
 
+class Samples(NamedTuple):
+    """Digests of ids and weights of the samples a ratio was trained on: what tells whether two ratios share one."""
+
+    numerator: str
+    denominator: str
+
+
 @dataclass(frozen=True, eq=False)
 class Ratio:
     """A fitted log density ratio; made by `fit_ratio`.
@@ -66,6 +73,8 @@ class Ratio:
         Risks per epoch and network, None for trees.
     resample:
         Members, folds, splits and bootstraps.
+    samples:
+        Digests of the two samples.
     """
 
     features: Features
@@ -79,6 +88,7 @@ class Ratio:
     calibration: Calibration | None = None
     maps: Floats = field(default_factory=lambda: np.empty((0, 0)))
     known: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    samples: Samples = field(default_factory=lambda: Samples("", ""))
 
     def log(self, events: Events) -> Floats:
         """The log of the members' mean ratio, log p1(x)/p0(x) (N,).
@@ -161,7 +171,7 @@ class Ratio:
         spec = {
             "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
             "yields": list(self.yields), "group": self.group, "loss": self.loss, "calibration": self.calibration,
-            "history": self.history is not None,
+            "history": self.history is not None, "samples": list(self.samples),
         }  # fmt: skip
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
         arrays |= {"maps": self.maps, "known": self.known}
@@ -184,6 +194,7 @@ class Ratio:
             features, network, model_of(network, features.shape, parts), Resample(**spec["resample"]),
             Yields(*spec["yields"]), History.of_arrays(arrays) if spec["history"] else None, spec["group"],
             spec["loss"], spec["calibration"], arrays["maps"], arrays["known"],
+            Samples(*spec.get("samples", ("", ""))),  # files of the first versions do not have them
         )  # fmt: skip
 
 
@@ -285,7 +296,10 @@ def fit_ratio(
         _warn_where_negative(held)
         maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
-    return Ratio(features, network, fitted.model, resample, yields, fitted.history, group, loss, calibrate, maps, known)
+    samples = Samples(numerator.digest(), denominator.digest())
+    return Ratio(
+        features, network, fitted.model, resample, yields, fitted.history, group, loss, calibrate, maps, known, samples
+    )
 
 
 def _two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:

@@ -420,7 +420,7 @@ class _Loop:
             self.stack.reseed(partial(self._seeds, number, start, stop))
             outputs = self.stack(views, part, training=True)
             loss = mean_loss(outputs, tuple(w[start:stop] for w in weights), self.risk.loss)
-            found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+            found = torch.autograd.grad(loss, leaves, torch.ones_like(loss), allow_unused=True)
             pieces = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
             torch.cat([piece.reshape(stop - start, -1) for piece in pieces], 1, out=gradient[start:stop])
             losses.append(loss.detach())
@@ -600,10 +600,14 @@ def minimise(
     Raises
     ------
     ValueError
-        for a class whose total weight is not positive in a network's rows, or a checkpoint of another configuration.
+        for a class whose total weight is not positive in a network's rows, patience without held-out rows, or a
+        checkpoint of another configuration.
     NotConverged
         for a risk that is not finite.
     """
+    if training.patience is not None and not risk.resample.validation:
+        raise ValueError(f"Training: patience={training.patience} stops on held-out events, found none: give a "
+                         f"validation fraction above 0, or patience=None")  # fmt: skip
     where = torch.device(device)
     state = {name: tensor.to(where) for name, tensor in state.items()}
     loop = _Loop(stack, state, inputs.to(where), prepare or (lambda b: b), risk, training, where)

@@ -730,3 +730,17 @@ def test_finite_weights_whose_sum_overflows_are_finite() -> None:
     check_finite("x", np.array([1e308, 1e308, 1e308]))
     with pytest.raises(ValueError, match=r"x: .* 1 of 2 not finite, first at rows 17 \(\[nan"):
         check_finite("x", np.array([[1.0, 2.0], [np.nan, 1.0]]), rows=np.array([3, 17]))
+
+
+def test_a_digest_stands_for_ids_and_weights_in_their_order() -> None:
+    events = Events({"x": np.arange(4.0)}, weight=[1.0, 2.0, -1.0, 0.5], id=[5, 6, 7, 8])
+    same = Events({"y": np.zeros(4)}, weight=[1.0, 2.0, -1.0, 0.5], id=[5, 6, 7, 8])
+    assert events.digest() == same.digest()
+    assert len(events.digest()) == 16
+    others = [
+        events.with_weight([1.0, 2.0, -1.0, 0.25]),
+        Events({}, weight=events.weight, id=[5, 6, 7, 9]),
+        events.select(slice(0, 3)),
+        events.select(slice(None, None, -1)),
+    ]
+    assert len({e.digest() for e in (events, *others)}) == 5

@@ -666,3 +666,11 @@ def test_evaluation_does_not_depend_on_the_size_of_its_pieces(monkeypatch: pytes
     whole = ratio.members(events)
     monkeypatch.setattr("nuinfer.ensemble._ROWS", 300)
     np.testing.assert_allclose(ratio.members(events), whole, atol=1e-5)
+
+
+def test_a_ratio_knows_its_samples(tmp_path: Path) -> None:
+    numerator, denominator = MILD.numerator(200, 1), MILD.denominator(200, 2)
+    ratio = fit_ratio(numerator, denominator, ["x0"], seed=1, progress=False, training=Training(epochs=1, batch=64))
+    assert ratio.samples == (numerator.digest(), denominator.digest())
+    ratio.save(tmp_path / "r.safetensors")
+    assert Ratio.load(tmp_path / "r.safetensors").samples == ratio.samples

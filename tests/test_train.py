@@ -546,3 +546,8 @@ def test_the_message_counts_ids_that_do_not_tell_events_apart() -> None:
     risk = train.Risk(losses.bce, (torch.ones(50), torch.ones(50)), np.full(50, 7), resample)
     with pytest.raises(ValueError, match=r"1 different ids or groups.*ids that tell events apart"):
         train._totals(risk, held_out=not resample.times(0, risk.key[:1], held_out=True)[0])
+
+
+def test_patience_without_held_out_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"patience=3 stops on held-out events, found none"):
+        run(Resample(seed=1, validation=0), Training(epochs=2, batch=64, patience=3))
