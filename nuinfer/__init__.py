@@ -42,6 +42,7 @@ _MODULES = (
     "features",
     "hashing",
     "io",
+    "likelihood",
     "losses",
     "metrics",
     "nets",

@@ -5,6 +5,7 @@ from . import events as events
 from . import features as features
 from . import hashing as hashing
 from . import io as io
+from . import likelihood as likelihood
 from . import losses as losses
 from . import metrics as metrics
 from . import nets as nets

@@ -38,6 +38,7 @@ ORDER = [
     "calibration",
     "ensemble",
     "ratio",
+    "likelihood",
     "unfolding",
     "plots",
 ]

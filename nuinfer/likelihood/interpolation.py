@@ -1,0 +1,94 @@
+r"""What a systematic variation does between and beyond its -1, 0 and +1 sigma points.
+
+For a positive factor with :math:`g(-1) = g_-`, :math:`g(0) = 1`, :math:`g(+1) = g_+`:
+
+``"log"``, the default:
+
+.. math:: \log g(\alpha) = D\,p(\alpha) + S\,q(\alpha), \qquad D = \tfrac12 \log(g_+/g_-),\quad
+          S = \tfrac12 \log(g_+ g_-),
+
+.. math:: p = \alpha, \qquad q = \begin{cases}
+          (15\alpha^2 - 10\alpha^4 + 3\alpha^6)/8 & |\alpha| \le 1 \\ |\alpha| & \text{else}\end{cases}
+
+an odd and an even part.  q has two continuous derivatives, and beyond one sigma the factor is an exponential.  Products
+of factors are sums of D and S, so that all nuisances of all processes are one matrix product.
+
+``"code4"``: HistFactory's, whose polynomial of sixth order is in the factor itself: g = 1 + a_1 alpha + ... + a_6
+alpha^6 within one sigma, with the same exponentials outside and two continuous derivatives.
+
+``additive`` is HistFactory's code 4p for the contents of bins: the same p and q, added to the content.
+
+Source: Cranmer, Lewis, Moneta, Shibata, Verkerke, HistFactory, CERN-OPEN-2012-016 (2012), section 4.1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+__all__ = ["Interpolation", "additive", "basis", "code4", "log_factor", "odd_even"]
+
+Interpolation = Literal["log", "code4"]
+Floats = NDArray[np.float64]
+
+
+def odd_even(down: ArrayLike, up: ArrayLike) -> tuple[Floats, Floats]:
+    r"""D and S (\*) from log g(-1) and log g(+1) (\*)."""
+    low, high = np.asarray(down, np.float64), np.asarray(up, np.float64)
+    return (high - low) / 2, (high + low) / 2
+
+
+def basis(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    r"""p and q (\*) of alpha (\*).
+
+    >>> p, q = basis(torch.tensor([-2.0, 0.0, 1.0]))
+    >>> p.tolist(), q.tolist()
+    ([-2.0, 0.0, 1.0], [2.0, 0.0, 1.0])
+    """
+    square = alpha * alpha
+    inside = square * (15 - square * (10 - 3 * square)) / 8
+    return alpha, torch.where(square <= 1, inside, alpha.abs())
+
+
+def log_factor(alpha: Tensor, down: Tensor, up: Tensor, how: Interpolation) -> Tensor:
+    r"""log g(alpha) (\*) from log g(-1) and log g(+1) (\*), which broadcast with alpha."""
+    if how == "code4":
+        return torch.log(code4(alpha, down, up))
+    p, q = basis(alpha)
+    return (up - down) / 2 * p + (up + down) / 2 * q
+
+
+def _inverse() -> Floats:
+    """What gives a_1 .. a_6 from value, slope and curvature at +1 and -1: g - 1, g', g'' at +1, then at -1."""
+    power = np.arange(1, 7)
+    sign = (-1.0) ** power
+    rows = [1.0 + 0 * power, power, power * (power - 1), sign, -power * sign, power * (power - 1) * sign]
+    return np.asarray(np.linalg.inv(np.array(rows, np.float64)))
+
+
+_INVERSE = torch.from_numpy(_inverse())
+
+
+def code4(alpha: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    r"""HistFactory's code 4: g(alpha) (\*) from log g(-1) and log g(+1) (\*), which broadcast with alpha."""
+    alpha, down, up = torch.broadcast_tensors(alpha, down, up)
+    plus, minus = torch.exp(up), torch.exp(down)
+    ends = [plus - 1, up * plus, up**2 * plus, minus - 1, -down * minus, down**2 * minus]
+    a = torch.tensordot(torch.stack(ends, -1), _INVERSE.to(plus.dtype), ([-1], [1]))
+    inside = torch.ones_like(plus)
+    # Horner's scheme; outside one sigma the argument is held, so that no power overflows
+    held, polynomial = alpha.clamp(-1, 1), torch.zeros_like(plus)
+    for power in range(5, -1, -1):
+        polynomial = (polynomial + a[..., power]) * held
+    outside = torch.exp(torch.where(alpha > 0, up * alpha, -down * alpha))
+    return torch.where(alpha.abs() <= 1, inside + polynomial, outside)
+
+
+def additive(alpha: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    r"""HistFactory's code 4p: what is added (\*) to a content, from the differences to it at -1 and +1 (\*)."""
+    p, q = basis(alpha)
+    return (up - down) / 2 * p + (up + down) / 2 * q

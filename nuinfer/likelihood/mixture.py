@@ -1,0 +1,359 @@
+r"""The extended unbinned likelihood of a mixture of processes, from density ratios to one reference.
+
+With processes j of coefficient :math:`c_j(\theta) = \nu_j f_j(\theta) \prod_k G_{jk}(\alpha_k)`, learned ratios
+:math:`s_j = p_j/p_{ref}` and shape variations :math:`g_{jk}(x; \alpha_k)`, the expected rate over the reference is
+
+.. math:: \lambda(x \mid \theta) = \sum_j \frac{c_j(\theta)}{Z_j(\alpha)}\, s_j(x) \prod_k g_{jk}(x; \alpha_k),
+          \qquad Z_j(\alpha) = E_{ref}\Big[s_j \prod_k g_{jk}(\alpha_k)\Big],
+
+and the likelihood of weighted events is
+
+.. math:: -2 \log L = 2 \sum_j c_j(\theta) - 2 \sum_i w_i \log \lambda(x_i \mid \theta).
+
+The products of interpolated shapes drift away from unit norm, so that Z is needed at every :math:`\alpha`; with it the
+Asimov data, which are the reference events weighted by :math:`\lambda`, give back the injected parameters exactly.  The
+coefficients f may be negative, as those of an interference learned from positive samples; the rate must not.
+
+With interpolation "log" (`nuinfer.likelihood.interpolation`) all variations of an event are one matrix, A (events x
+processes, 2 x nuisances) in float32: log g = A (p, q).  Value and gradient read it once, in blocks that stay in the
+cache, with sums in float64.
+
+Sources: ATLAS, arXiv 2412.01600 and 2412.01548; Barlow, Extended maximum likelihood, NIM A297 (1990) 496.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..errors import check_finite, closest
+from ..events import Events, positive_total
+from ..ratio import Ratio
+from .costs import Coefficient, DifferentiableCost, Limits, named
+from .interpolation import Interpolation, log_factor
+from .table import Table, log_rates
+
+__all__ = ["Mixture", "Process", "UnbinnedCost"]
+
+Floats = NDArray[np.float64]
+LogRatio = Ratio | Callable[[Events], ArrayLike]
+Precision = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Process:
+    """A class of events: how many, how they depend on the parameters, and what their density is.
+
+    Parameters
+    ----------
+    yields:
+        nu_j, the number of events expected where coefficient and norms are 1.
+    ratio:
+        log p_j/p_ref: a `Ratio`, or a function of `Events` that gives (N,); None for the reference's own density.
+    coefficient:
+        f_j: text such as ``"mu - sqrt(mu)"``, a function of named tensors, or a number.
+    norms:
+        For each nuisance G(-1) and G(+1), or one number for 1 - d and 1 + d.
+    shapes:
+        For each nuisance the log ratios log g(x; -1) and log g(x; +1) to the nominal density of this process.
+    """
+
+    yields: float
+    ratio: LogRatio | None = None
+    coefficient: str | float | Callable[..., Any] | Coefficient = 1.0
+    norms: Mapping[str, float | tuple[float, float]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[LogRatio, LogRatio]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.yields) and self.yields >= 0):
+            raise ValueError(f"Process: expected yields from 0, found {self.yields}; a sign belongs to the coefficient")
+        if not isinstance(self.coefficient, Coefficient):
+            object.__setattr__(self, "coefficient", Coefficient(self.coefficient))
+        pairs = {name: _factors(name, given) for name, given in self.norms.items()}
+        object.__setattr__(self, "norms", pairs)
+        for name, pair in self.shapes.items():
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(f"shape {name!r}: expected a pair of log ratios, at -1 and +1 sigma, found {pair!r}")
+
+
+def _factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
+    down, up = (1 - given, 1 + given) if isinstance(given, int | float) else (float(v) for v in given)
+    if not (0 < down < np.inf and 0 < up < np.inf):
+        raise ValueError(f"norm {name!r}: expected positive factors at -1 and +1 sigma, found {down:g} and {up:g}")
+    return float(down), float(up)
+
+
+class Mixture:
+    """The model: processes on one reference; called with data it is a cost for iminuit.
+
+    Parameters
+    ----------
+    processes:
+        By name.
+    reference:
+        Weighted events of the reference density, which normalise the interpolated densities and make the Asimov data.
+        Give events that the ratios were trained on only where the ratios have folds.
+    interpolation:
+        "log" or "code4", for norms and shapes (`nuinfer.likelihood.interpolation`).
+    normalise:
+        "densities" divides each density by its mean over the reference at every alpha; "variations" by its mean
+        relative to that at alpha = 0, which leaves the nominal ratios as they are.
+    limits:
+        (lower, upper) of parameters, None for none.
+    precision:
+        Of the matrix of variations; "float64" doubles its memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(1)
+    >>> reference = Events({"x": rng.normal(0, 2, 20_000)})
+    >>> def gauss(mean, width):  # log N(mean, width) / N(0, 2)
+    ...     return lambda e: -0.5 * ((e["x"] - mean) / width) ** 2 + 0.5 * (e["x"] / 2) ** 2 - np.log(width / 2)
+    >>> model = Mixture(
+    ...     {"S": Process(yields=100, ratio=gauss(0.0, 0.5), coefficient="mu"),
+    ...      "B": Process(yields=900, norms={"rate": 0.1})}, reference)
+    >>> model.names, float(round(model.expected(mu=1.0, rate=0.0), 9))
+    (('mu', 'rate'), 1000.0)
+    >>> cost = model.asimov(mu=1.0, rate=0.0)
+    >>> bool(np.abs(cost.grad(1.0, 0.0)).max() < 1e-9)  # the injected parameters are the minimum
+    True
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        for no processes, a name that is parameter and nuisance at once, ratios trained against different references,
+        columns that the reference has not, log ratios that are not finite.
+    """
+
+    def __init__(
+        self,
+        processes: Mapping[str, Process],
+        reference: Events,
+        *,
+        interpolation: Interpolation = "log",
+        normalise: Literal["densities", "variations"] = "densities",
+        limits: Mapping[str, Limits] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if isinstance(processes, Sequence):
+            processes = _by_name(processes)
+        if not processes:
+            raise ValueError("Mixture: expected at least one process, found none")
+        for option, value, allowed in (
+            ("interpolation", interpolation, ("log", "code4")),
+            ("normalise", normalise, ("densities", "variations")),
+            ("precision", precision, ("float32", "float64")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"Mixture: expected {option} to be one of {', '.join(allowed)}, found {value!r}")
+        self.processes, self.interpolation, self.normalise = dict(processes), interpolation, normalise
+        self.precision: Precision = precision
+        check_references(self.processes)
+        nuisances = [name for p in processes.values() for name in (*p.norms, *p.shapes)]
+        self.nuisances = tuple(dict.fromkeys(nuisances))
+        self.shapes = tuple(dict.fromkeys(name for p in processes.values() for name in p.shapes))
+        coefficients = [c.names for c in self._coefficients]
+        self.interest = tuple(dict.fromkeys(name for names in coefficients for name in names))
+        both = set(self.interest) & set(self.nuisances)
+        if both:
+            raise ValueError(f"Mixture: {sorted(both)[0]!r} is in a coefficient and a nuisance as well; give one of "
+                             f"them another name")  # fmt: skip
+        self.limits = dict(limits or {})
+        for name in self.limits:
+            if name not in self.names:
+                raise KeyError(f"limits: no parameter {name!r}; {closest(name, self.names)}")
+        self.reference = reference
+        positive_total("reference", reference.weight)
+        self._norms = [self._norm_tensors(p) for p in self.processes.values()]
+        self._reference = self.table(reference)
+        self._start = self._means(torch.zeros(len(self.shapes), dtype=torch.float64))
+
+    @property
+    def _coefficients(self) -> list[Coefficient]:
+        return [p.coefficient for p in self.processes.values()]  # type: ignore[misc]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters: those of the coefficients, then the nuisances."""
+        return self.interest + self.nuisances
+
+    def __call__(self, data: Events) -> UnbinnedCost:
+        """-2 log L of the events, each counted by its weight."""
+        return UnbinnedCost(self, self.table(data))
+
+    def asimov(self, **values: float) -> UnbinnedCost:
+        """The cost of the Asimov data at these parameters: the reference, weighted by the rate there."""
+        rate = self._rate(self._reference, self._theta(values))
+        total = float(self._reference.weight.sum())
+        return UnbinnedCost(self, self._reference.weighted(self._reference.weight * rate / total))
+
+    def expected(self, **values: float) -> float:
+        """The number of events expected at these parameters."""
+        return float(self.coefficients(self._theta(values)).sum())
+
+    def log_rate(self, events: Events, **values: float) -> Floats:
+        """log of lambda(x)/p_ref(x) (N,): the sum over processes, yields included."""
+        return np.asarray(np.log(self._rate(self.table(events), self._theta(values)).numpy()))
+
+    def contributions(self, events: Events, **values: float) -> dict[str, Floats]:
+        """By process, its share (N,) of each event's rate; they sum to 1 and may be negative."""
+        table, theta = self.table(events), self._theta(values)
+        each = self._each(table, theta)
+        share = (each / each.sum(1, keepdim=True)).numpy()
+        return {name: share[:, j] for j, name in enumerate(self.processes)}
+
+    def optimal_observable(self, events: Events, name: str, **values: float) -> Floats:
+        """d log lambda(x) / d name (N,), at these parameters: the locally most powerful observable."""
+        if name not in self.names:
+            raise KeyError(f"no parameter {name!r}; {closest(name, self.names)}")
+        table, theta = self.table(events), self._theta(values).requires_grad_()
+        _, scale, alpha = self.scales(theta)
+        place = self.names.index(name)
+        slopes = [torch.autograd.grad(one, theta, retain_graph=True)[0][place] for one in scale]
+        with torch.no_grad():
+            each = table.densities(alpha)
+            total = each @ torch.stack(slopes)
+            if name in self.shapes:
+                total = total + (each * table.log_slope(alpha, self.shapes.index(name))) @ scale
+            return np.asarray((total / (each @ scale)).numpy())
+
+    # -- the parts -----------------------------------------------------------------------------------------------------
+
+    def table(self, events: Events) -> Table:
+        """What a cost needs of events: log ratios (N, J), log variations, weights."""
+        log_s = np.stack([_evaluated(name, p.ratio, events) for name, p in self.processes.items()], 1)
+        size = (len(events), len(self.processes), 2, len(self.shapes))
+        varied = np.zeros(size, self.precision)
+        for j, (name, process) in enumerate(self.processes.items()):
+            for k, shape in enumerate(self.shapes):
+                if shape in process.shapes:
+                    low, high = (_evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
+                    pair = ((high - low) / 2, (high + low) / 2) if self.interpolation == "log" else (low, high)
+                    varied[:, j, 0, k], varied[:, j, 1, k] = pair
+        return Table.of(log_s, varied, events.weight, events.id, self.interpolation)
+
+    def coefficients(self, theta: Tensor) -> Tensor:
+        """c_j (J,) at theta (T,), differentiable."""
+        by_name = dict(zip(self.names, theta, strict=True))
+        alpha = torch.stack([by_name[n] for n in self.nuisances]) if self.nuisances else theta.new_zeros(0)
+        found = []
+        for process, coefficient, norms in zip(self.processes.values(), self._coefficients, self._norms, strict=True):
+            rows, down, up = norms
+            factor = log_factor(alpha[rows], down, up, self.interpolation).sum() if len(rows) else theta.new_zeros(())
+            found.append(process.yields * coefficient(by_name) * torch.exp(factor))
+        return torch.stack(found)
+
+    def scales(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_j (J,), c_j / Z_j (J,) and the alpha of the shapes (S,), differentiable."""
+        c, alpha = self.coefficients(theta), self._alpha(theta)
+        means = self._means(alpha)
+        if self.normalise == "variations":
+            means = means / self._start
+        return c, c / means, alpha
+
+    def _alpha(self, theta: Tensor) -> Tensor:
+        at = [self.names.index(name) for name in self.shapes]
+        return theta[at] if at else theta.new_zeros(0)
+
+    def _means(self, alpha: Tensor) -> Tensor:
+        return self._reference.means(alpha)
+
+    def _norm_tensors(self, process: Process) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.tensor([self.nuisances.index(name) for name in process.norms], dtype=torch.long)
+        pairs = np.log(np.array([process.norms[name] for name in process.norms], np.float64).reshape(-1, 2))
+        return rows, torch.from_numpy(pairs[:, 0].copy()), torch.from_numpy(pairs[:, 1].copy())
+
+    def _theta(self, values: Mapping[str, float]) -> Tensor:
+        for name in values:
+            if name not in self.names:
+                raise KeyError(f"no parameter {name!r}; {closest(name, self.names)}")
+        return torch.tensor([named(values, name) for name in self.names], dtype=torch.float64)
+
+    def _each(self, table: Table, theta: Tensor) -> Tensor:
+        _, scale, alpha = self.scales(theta)
+        return table.densities(alpha) * scale
+
+    @torch.no_grad()
+    def _rate(self, table: Table, theta: Tensor) -> Tensor:
+        _, scale, alpha = self.scales(theta)
+        found = torch.cat([block.densities(alpha) @ scale for block in table.blocks()])
+        table.check_positive(found, self.names, theta)
+        return found
+
+    def __repr__(self) -> str:
+        return (f"Mixture({', '.join(self.processes)}; parameters {', '.join(self.names)}; reference of "
+                f"{len(self.reference)} events)")  # fmt: skip
+
+
+def _by_name(processes: Sequence[Any]) -> dict[str, Process]:
+    """Pairs of names and processes as a mapping; two of one name are refused."""
+    names = [name for name, _ in processes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Mixture: expected different names of processes, found {twice[0]!r} more than once")
+    return dict(processes)
+
+
+def _evaluated(name: str, ratio: LogRatio | None, events: Events) -> Floats:
+    if ratio is None:
+        return np.zeros(len(events))
+    try:
+        found = ratio.log(events) if isinstance(ratio, Ratio) else ratio(events)
+    except KeyError as error:
+        raise KeyError(f"process {name}: the events lack what its ratio was trained on: {error.args[0]}") from error
+    values = np.asarray(found, np.float64)
+    if values.shape != (len(events),):
+        raise ValueError(f"process {name}: expected a log ratio per event, ({len(events)},), found {values.shape}")
+    check_finite(f"process {name}: log ratio", values)
+    return values
+
+
+def check_references(processes: Mapping[str, Process]) -> None:
+    """Refuse ratios whose denominators are not one sample, and variations of another nominal sample."""
+    trained = {name: p.ratio for name, p in processes.items() if isinstance(p.ratio, Ratio)}
+    first = next(iter(trained.items()), None)
+    for name, ratio in trained.items():
+        if first is not None and ratio.samples.denominator != first[1].samples.denominator:
+            raise ValueError(
+                f"process {name}: its ratio was trained against another reference than that of {first[0]} "
+                f"({ratio.samples.denominator} and {first[1].samples.denominator}); train all against one sample"
+            )
+        for shape, pair in processes[name].shapes.items():
+            for varied in pair:
+                if isinstance(varied, Ratio) and varied.samples.denominator != ratio.samples.numerator:
+                    raise ValueError(
+                        f"process {name}, shape {shape!r}: expected variations trained against the nominal sample of "
+                        f"{name} ({ratio.samples.numerator}), found {varied.samples.denominator}"
+                    )
+
+
+class UnbinnedCost(DifferentiableCost):
+    """-2 log L of events under a `Mixture`; made by calling it."""
+
+    def __init__(self, mixture: Mixture, table: Table) -> None:
+        super().__init__({name: mixture.limits.get(name) for name in mixture.names})
+        self.mixture, self.table = mixture, table
+
+    def tensor(self, theta: Tensor) -> Tensor:
+        """2 sum_j c_j - 2 sum_i w_i log lambda_i.
+
+        Raises
+        ------
+        NegativeDensity
+            naming the event and the parameters, where the rate is not positive at an event.
+        """
+        c, scale, alpha = self.mixture.scales(theta)
+        return 2 * c.sum() - 2 * log_rates(self.table, scale, alpha, self.names, theta)
+
+    def _ndata(self) -> float:
+        return float("inf")
+
+    def __repr__(self) -> str:
+        return f"UnbinnedCost({len(self.table)} events; {', '.join(self.names)})"
