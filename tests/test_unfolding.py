@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, metrics, omnifold, train
+from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, metrics, omnifold, tasks, train
 from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding
 from nuinfer.unfolding import Iteration, Unfolded, reweighting
@@ -829,38 +829,28 @@ def full_size(seed: int) -> np.ndarray:
     return np.array(rows)
 
 
-@pytest.fixture(scope="module")
-def study() -> np.ndarray:
-    """All seeds (10, 3, 8), and the table of docs/validation.md on standard output."""
-    print("\n| seed | iteration | mean | sd | mean (population) | sd (population) | members' sd | Delta x 1000 |")
-    found = []
-    for seed in SEEDS:
-        found.append(full_size(seed))
-        for k, *numbers, a, b, triangular in found[-1]:
-            middle = " | ".join(f"{x:+.4f}" for x in numbers)
-            print(f"| {seed} | {k:.0f} | {middle} | {a:.4f}, {b:.4f} | {triangular:.3f} |", flush=True)
-    return np.array(found)
-
-
 @pytest.mark.slow
-def test_full_size_equals_the_sample_recursion_at_each_iteration(study: np.ndarray) -> None:
+def test_full_size_equals_the_recursions_of_sample_and_population() -> None:
+    """Ten seeds, two at a time; prints the table of docs/validation.md."""
+    rows = tasks.run(lambda seed, rng: full_size(seed), SEEDS, seed=1, executor=tasks.processes(2), chunk=1)
+    study = rows.stacked()["value"]
+    print("\n| seed | iteration | mean | sd | mean (population) | sd (population) | members' sd | Delta x 1000 |")
+    for seed, steps in zip(SEEDS, study, strict=True):
+        for k, *numbers, a, b, triangular in steps:
+            middle = " | ".join(f"{x:+.4f}" for x in numbers)
+            print(f"| {seed} | {k:.0f} | {middle} | {a:.4f}, {b:.4f} | {triangular:.3f} |")
+    # each seed and iteration against the sample's own recursion
     assert np.abs(study[:, :, 1:3]).max() < 0.004
     prior = answer(STANDARD.recursion(0)[0])[:2] - answer(STANDARD.recursion(1)[1])[:2]
     assert np.abs(prior).min() > 0.05  # the identity
-
-
-@pytest.mark.slow
-def test_full_size_equals_the_population_recursion_over_ten_seeds(study: np.ndarray) -> None:
+    # the ten together against the population's
     residual = study[:, :, 3:5]
     error = residual.std(0, ddof=1) / np.sqrt(len(residual))
     assert (np.abs(residual.mean(0)) < 3 * error).all()
     for k in (1, 2):
         step = np.abs(answer(STANDARD.recursion(k + 1)[k + 1]) - answer(STANDARD.recursion(k)[k]))[:2]
         assert (step > 3 * error[k - 1]).any()  # another iteration would be seen
-
-
-@pytest.mark.slow
-def test_full_size_triangular_discriminator(study: np.ndarray) -> None:
+    # the triangular discriminator against the truth
     assert study[:, -1, -1].max() < 0.35
     start = STANDARD.prior.bin_probabilities(BINS)
     assert 1e3 * metrics.triangular_discriminator(start, STANDARD.truth.bin_probabilities(BINS)) > 10
