@@ -76,7 +76,7 @@ def columns(table: Table) -> tuple[Floats, list[list[Any]], list[list[Any]], Flo
 
 def numpy_loop(cost: UnbinnedCost) -> Callable[[Floats], tuple[float, Floats]]:
     """The same value and gradient, as one writes them with numpy."""
-    data, reference = columns(cost.table), columns(cost.mixture.table(cost.mixture.reference))
+    data, reference = columns(cost.table), columns(cost.mixture.reference)
     nu_j = np.array([p.yields for p in cost.mixture.processes.values()])
 
     def densities(part: Any, p: Floats, q: Floats) -> list[Floats]:
@@ -189,7 +189,7 @@ def main() -> None:
         size = sum(p.numel() * p.element_size() for p in (cost.table.varied, cost.table.density, cost.table.weight))
         ways = {
             f"reading once, {name} ({size / 1e6:,.0f} MB and the reference)": reading(
-                cost.table, cost.mixture.table(reference)
+                cost.table, cost.mixture.reference
             ),
             f"value and gradient, {name}": moving(cost, theta),
         }

@@ -29,7 +29,7 @@ from torch import Tensor
 from ..errors import check_finite
 from .costs import DifferentiableCost, Limits, NegativeDensity, named
 
-__all__ = ["Constraint", "LogNormal", "Normal", "Poisson"]
+__all__ = ["Constraint", "LogNormal", "Normal", "Poisson", "TwoPoint"]
 
 Floats = NDArray[np.float64]
 
@@ -160,6 +160,30 @@ class Normal(Constraint):
     def drawn(self, values: Mapping[str, float], rng: np.random.Generator) -> Floats:
         """N(alpha, V)."""
         return np.asarray(self._at(values) + self._factor @ rng.standard_normal(len(self.names)))
+
+
+class TwoPoint(Normal):
+    """A comparison of two models, A at 0 and B at 1, taken as a nuisance of unit width.
+
+    The width is a convention, not a measurement: nobody knows that the truth lies within it, nor on the line between
+    the two.  So the data may pull such a nuisance but not shrink it, and reports say so.
+    Source: Ghosh, Nachman, arXiv 2109.08159.
+
+    Parameters
+    ----------
+    models:
+        What is compared, for the report.
+    """
+
+    def __init__(self, name: str, models: tuple[str, str] = ("A", "B"), observed: float | ArrayLike = 0.0) -> None:
+        super().__init__(name, observed)
+        if len(models) != 2 or models[0] == models[1]:
+            raise ValueError(f"TwoPoint of {name}: expected the names of two models, found {models}")
+        self.models = (str(models[0]), str(models[1]))
+
+    def with_observed(self, observed: ArrayLike) -> TwoPoint:
+        """The same comparison about another point."""
+        return TwoPoint(self.names[0], self.models, float(np.reshape(observed, -1)[0]))
 
 
 def _cholesky(names: Sequence[str], covariance: Floats) -> Floats:

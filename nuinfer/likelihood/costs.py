@@ -3,6 +3,9 @@
 A `DifferentiableCost` gives one scalar tensor for a vector of parameters; value and gradient come from that one forward
 pass, kept for as long as the parameters stay the same.  Costs add with ``+``, and parameters of the same name are the
 same parameter: that is how channels, and near and far detectors, share their nuisances.
+
+A cost is a model with its data, so it can also say what its data would have been at other parameters: `asimov` without
+fluctuations, `sample` with them, global observables included.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from iminuit.cost import Cost
+from iminuit.cost import Cost, CostSum
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import closest
 
-__all__ = ["Coefficient", "DifferentiableCost", "NegativeDensity"]
+__all__ = ["Coefficient", "DifferentiableCost", "NegativeDensity", "asimov", "parts", "sample", "summed"]
 
 Floats = NDArray[np.float64]
 Limits = tuple[float | None, float | None]
@@ -55,6 +58,14 @@ class DifferentiableCost(Cost):  # type: ignore[misc]
     @abstractmethod
     def tensor(self, theta: Tensor) -> Tensor:
         """-2 log L, a float64 scalar, of theta (T,) in float64; differentiable."""
+
+    def asimov(self, values: Mapping[str, float]) -> DifferentiableCost:
+        """The same cost with the data that are expected at these parameters, without fluctuations."""
+        raise TypeError(f"{self!r} cannot make Asimov data")
+
+    def sample(self, values: Mapping[str, float], rng: np.random.Generator) -> DifferentiableCost:
+        """The same cost with data drawn at these parameters."""
+        raise TypeError(f"{self!r} cannot draw data")
 
     def at(self, values: Mapping[str, float]) -> float:
         """The value at named parameters; names that are not this cost's are passed over.
@@ -100,6 +111,52 @@ class DifferentiableCost(Cost):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def parts(cost: Cost) -> tuple[DifferentiableCost, ...]:
+    """The costs that a sum adds, or the cost itself.
+
+    Raises
+    ------
+    TypeError
+        for one that is not a `DifferentiableCost`.
+    """
+    found = tuple(cost) if isinstance(cost, CostSum) else (cost,)
+    for part in found:
+        if not isinstance(part, DifferentiableCost):
+            raise TypeError(f"expected costs of nuinfer.likelihood, found {type(part).__name__}; its data cannot be "
+                            f"replaced by Asimov data or pseudo-experiments")  # fmt: skip
+    return found
+
+
+def asimov(cost: Cost, values: Mapping[str, float]) -> Cost:
+    """A cost, or a sum of them, with the data and global observables expected at these parameters.
+
+    Its minimum is at ``values``: the median experiment, without fluctuations.  Source: Cowan, Cranmer, Gross, Vitells,
+    arXiv 1007.1727, section 3.2.
+
+    Raises
+    ------
+    KeyError, TypeError
+        for a parameter without a value, a cost that cannot make Asimov data.
+    """
+    return summed([part.asimov(values) for part in parts(cost)])
+
+
+def sample(cost: Cost, values: Mapping[str, float], rng: np.random.Generator) -> Cost:
+    """A cost, or a sum of them, with data and global observables drawn at these parameters: a pseudo-experiment.
+
+    Raises
+    ------
+    KeyError, TypeError
+        for a parameter without a value, a cost that cannot draw data (a mixture without ``generate``).
+    """
+    return summed([part.sample(values, rng) for part in parts(cost)])
+
+
+def summed(costs: Sequence[DifferentiableCost]) -> Cost:
+    """Their sum; one alone is itself."""
+    return costs[0] if len(costs) == 1 else CostSum(*costs)
 
 
 def _filled(name: str, limits: Limits | None) -> tuple[float, float] | None:

@@ -43,6 +43,7 @@ __all__ = ["Mixture", "Process", "UnbinnedCost"]
 
 Floats = NDArray[np.float64]
 LogRatio = Ratio | Callable[[Events], ArrayLike]
+Generator = Callable[[Mapping[str, float], np.random.Generator], Events]
 Precision = Literal["float32", "float64"]
 
 
@@ -98,7 +99,8 @@ class Mixture:
         By name.
     reference:
         Weighted events of the reference density, which normalise the interpolated densities and make the Asimov data.
-        Give events that the ratios were trained on only where the ratios have folds.
+        Give events that the ratios were trained on only where the ratios have folds.  A `Table` of them, which another
+        mixture of the same processes made, does too.
     interpolation:
         "log" or "code4", for norms and shapes (`nuinfer.likelihood.interpolation`).
     normalise:
@@ -135,7 +137,7 @@ class Mixture:
     def __init__(
         self,
         processes: Mapping[str, Process],
-        reference: Events,
+        reference: Events | Table,
         *,
         interpolation: Interpolation = "log",
         normalise: Literal["densities", "variations"] = "densities",
@@ -169,10 +171,9 @@ class Mixture:
         for name in self.limits:
             if name not in self.names:
                 raise KeyError(f"limits: no parameter {name!r}; {closest(name, self.names)}")
-        self.reference = reference
-        positive_total("reference", reference.weight)
         self._norms = [self._norm_tensors(p) for p in self.processes.values()]
-        self._reference = self.table(reference)
+        self.reference = reference if isinstance(reference, Table) else self.table(reference)
+        positive_total("reference", self.reference.weight.numpy())
         self._start = self._means(torch.zeros(len(self.shapes), dtype=torch.float64))
 
     @property
@@ -184,15 +185,20 @@ class Mixture:
         """The parameters: those of the coefficients, then the nuisances."""
         return self.interest + self.nuisances
 
-    def __call__(self, data: Events) -> UnbinnedCost:
-        """-2 log L of the events, each counted by its weight."""
-        return UnbinnedCost(self, self.table(data))
+    def __call__(self, data: Events, *, generate: Generator | None = None) -> UnbinnedCost:
+        """-2 log L of the events, each counted by its weight.
+
+        ``generate(values, rng)`` draws the events of a pseudo-experiment at named parameters, the Poisson fluctuation
+        of their number included.  It has to be an exact generator or `held-out simulation <HeldOut>`, never the
+        mixture itself: toys from the learned ratios cover by construction.
+        """
+        return UnbinnedCost(self, self.table(data), generate)
 
     def asimov(self, **values: float) -> UnbinnedCost:
         """The cost of the Asimov data at these parameters: the reference, weighted by the rate there."""
-        rate = self._rate(self._reference, self._theta(values))
-        total = float(self._reference.weight.sum())
-        return UnbinnedCost(self, self._reference.weighted(self._reference.weight * rate / total))
+        rate = self._rate(self.reference, self._theta(values))
+        total = float(self.reference.weight.sum())
+        return UnbinnedCost(self, self.reference.weighted(self.reference.weight * rate / total))
 
     def expected(self, **values: float) -> float:
         """The number of events expected at these parameters."""
@@ -237,7 +243,7 @@ class Mixture:
                     low, high = (_evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
                     pair = ((high - low) / 2, (high + low) / 2) if self.interpolation == "log" else (low, high)
                     varied[:, j, 0, k], varied[:, j, 1, k] = pair
-        return Table.of(log_s, varied, events.weight, events.id, self.interpolation)
+        return Table.of(log_s, varied, events.weight, events.id, self.interpolation, events.digest())
 
     def coefficients(self, theta: Tensor) -> Tensor:
         """c_j (J,) at theta (T,), differentiable."""
@@ -263,7 +269,7 @@ class Mixture:
         return theta[at] if at else theta.new_zeros(0)
 
     def _means(self, alpha: Tensor) -> Tensor:
-        return self._reference.means(alpha)
+        return self.reference.means(alpha)
 
     def _norm_tensors(self, process: Process) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.tensor([self.nuisances.index(name) for name in process.norms], dtype=torch.long)
@@ -337,9 +343,32 @@ def check_references(processes: Mapping[str, Process]) -> None:
 class UnbinnedCost(DifferentiableCost):
     """-2 log L of events under a `Mixture`; made by calling it."""
 
-    def __init__(self, mixture: Mixture, table: Table) -> None:
+    def __init__(self, mixture: Mixture, table: Table, generate: Generator | None = None) -> None:
         super().__init__({name: mixture.limits.get(name) for name in mixture.names})
-        self.mixture, self.table = mixture, table
+        self.mixture, self.table, self.generate = mixture, table, generate
+
+    @property
+    def nuisances(self) -> tuple[str, ...]:
+        """The parameters of norms and shapes."""
+        return self.mixture.nuisances
+
+    def asimov(self, values: Mapping[str, float]) -> UnbinnedCost:
+        """The cost of the reference, weighted by the rate at these parameters."""
+        found = self.mixture.asimov(**{name: named(values, name) for name in self.names})
+        return UnbinnedCost(self.mixture, found.table, self.generate)
+
+    def sample(self, values: Mapping[str, float], rng: np.random.Generator) -> UnbinnedCost:
+        """The cost of the events that ``generate`` draws at these parameters.
+
+        Raises
+        ------
+        TypeError
+            without ``generate``.
+        """
+        if self.generate is None:
+            raise TypeError("pseudo-experiments: expected a mixture called with generate=, an exact generator or "
+                            "held-out simulation, found none; the learned ratios cannot stand in for it")  # fmt: skip
+        return self.mixture(self.generate(values, rng), generate=self.generate)
 
     def tensor(self, theta: Tensor) -> Tensor:
         """2 sum_j c_j - 2 sum_i w_i log lambda_i.

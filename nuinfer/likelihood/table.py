@@ -14,7 +14,7 @@ Both follow from a block while it is in the cache, so that value and gradient re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -33,13 +33,14 @@ _BLOCK_BYTES = 1 << 19  # of the variations in one block: with its densities it 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """s (N, J) float64, variations (N, J, 2, S), weights (N,) and ids (N,) of events."""
+    """s (N, J) float64, variations (N, J, 2, S), weights (N,) and ids (N,) of events, and the events' digest."""
 
     density: Tensor
     varied: Tensor
     weight: Tensor
     id: NDArray[np.int64]
     interpolation: Interpolation
+    digest: str = ""
 
     @classmethod
     def of(
@@ -49,10 +50,11 @@ class Table:
         weight: NDArray[np.float64],
         id: NDArray[np.int64],
         interpolation: Interpolation,
+        digest: str = "",
     ) -> Table:
         """From log densities (N, J) and variations (N, J, 2, S)."""
         density = torch.exp(torch.from_numpy(log_s))
-        return cls(density, torch.from_numpy(varied), torch.from_numpy(np.array(weight)), id, interpolation)
+        return cls(density, torch.from_numpy(varied), torch.from_numpy(np.array(weight)), id, interpolation, digest)
 
     def __len__(self) -> int:
         return len(self.density)
@@ -64,7 +66,18 @@ class Table:
 
     def weighted(self, weight: Tensor) -> Table:
         """The same events with other weights (N,)."""
-        return replace(self, weight=weight)
+        return replace(self, weight=weight, digest="")
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save."""
+        tensors = {"density": self.density, "varied": self.varied, "weight": self.weight}
+        return {name: tensor.numpy() for name, tensor in tensors.items()} | {"id": self.id}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], interpolation: Interpolation, digest: str) -> Table:
+        """The inverse of `arrays`."""
+        density, varied, weight = (torch.from_numpy(arrays[name]) for name in ("density", "varied", "weight"))
+        return cls(density, varied, weight, arrays["id"], interpolation, digest)
 
     def blocks(self) -> Iterator[Table]:
         """Parts of the table, in order."""
