@@ -327,8 +327,9 @@ def reliability(
     log_numerator, log_denominator:
         log p1(x)/p0(x) of the events of each class (N1,), (N0,).
     bins:
-        A number of bins, equally filled in absolute weight of both classes (fewer where values are tied), or edges in
-        log r, the outermost of which should take in everything: events outside are an error.
+        A number of bins, equally filled in absolute weight of both classes, or edges in log r, the outermost of which
+        should take in everything: events outside are an error.  Of a number there are fewer where values are tied, or
+        where a bin would hold less than ten events of a class, of whose fluctuations sigma would know nothing.
 
     Raises
     ------
@@ -345,6 +346,8 @@ def reliability(
     score, weight = np.concatenate([s1, s0]), np.concatenate([w1, w0])
     label = np.repeat([1.0, 0.0], [len(s1), len(s0)])
     edges = _log_edges(score, np.abs(weight), bins)
+    if isinstance(bins, int | np.integer):
+        edges = _filled_edges(edges, s1, s0)
     predicted = special.expit(score)
     inside = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, len(edges) - 2)
 
@@ -378,6 +381,18 @@ def _log_edges(score: Floats, size: Floats, bins: int | ArrayLike) -> Floats:
             f"[{edges[0]:g}, {edges[-1]:g}]; they run from {score.min():g} to {score.max():g}"
         )
     return edges
+
+
+def _filled_edges(edges: Floats, *scores: Floats, least: int = 10) -> Floats:
+    """The edges that leave at least ``least`` events of each class in every bin, or one bin."""
+    below = np.array([np.searchsorted(np.sort(score), edges[1:-1]) for score in scores])
+    last, kept = np.zeros(len(scores), np.int64), []
+    total = np.array([len(score) for score in scores])
+    for edge, count in zip(edges[1:-1], below.T, strict=True):
+        if (count - last >= least).all() and (total - count >= least).all():
+            kept.append(edge)
+            last = count
+    return np.concatenate([edges[:1], kept, edges[-1:]])
 
 
 def roc_auc(

@@ -23,8 +23,8 @@ Sources: ATLAS, arXiv 2412.01600 and 2412.01548; Barlow, Extended maximum likeli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -76,14 +76,15 @@ class Process:
             raise ValueError(f"Process: expected yields from 0, found {self.yields}; a sign belongs to the coefficient")
         if not isinstance(self.coefficient, Coefficient):
             object.__setattr__(self, "coefficient", Coefficient(self.coefficient))
-        pairs = {name: _factors(name, given) for name, given in self.norms.items()}
+        pairs = {name: factors(name, given) for name, given in self.norms.items()}
         object.__setattr__(self, "norms", pairs)
         for name, pair in self.shapes.items():
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise ValueError(f"shape {name!r}: expected a pair of log ratios, at -1 and +1 sigma, found {pair!r}")
 
 
-def _factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
+def factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
+    """G(-1) and G(+1) of a norm, checked; ``ValueError`` for factors that are not positive."""
     down, up = (1 - given, 1 + given) if isinstance(given, int | float) else (float(v) for v in given)
     if not (0 < down < np.inf and 0 < up < np.inf):
         raise ValueError(f"norm {name!r}: expected positive factors at -1 and +1 sigma, found {down:g} and {up:g}")
@@ -204,6 +205,10 @@ class Mixture:
         """The number of events expected at these parameters."""
         return float(self.coefficients(self._theta(values)).sum())
 
+    def yields(self, **values: float) -> dict[str, float]:
+        """The coefficients c_j by process: expected events, those of an interference with their sign."""
+        return dict(zip(self.processes, self.coefficients(self._theta(values)).tolist(), strict=True))
+
     def log_rate(self, events: Events, **values: float) -> Floats:
         """log of lambda(x)/p_ref(x) (N,): the sum over processes, yields included."""
         return np.asarray(np.log(self._rate(self.table(events), self._theta(values)).numpy()))
@@ -215,32 +220,73 @@ class Mixture:
         share = (each / each.sum(1, keepdim=True)).numpy()
         return {name: share[:, j] for j, name in enumerate(self.processes)}
 
+    def scores(self, events: Events | Table, **values: float) -> Floats:
+        """d log lambda(x) / d theta (N, T) at these parameters: the optimal observables of all of them.
+
+        Weighted events whose mean score at theta is not 0 do not come from the mixture at theta.
+        """
+        table = events if isinstance(events, Table) else self.table(events)
+        theta = self._theta(values)
+        slopes = torch.autograd.functional.jacobian(lambda at: self.scales(at)[1], theta)
+        with torch.no_grad():
+            _, scale, alpha = self.scales(theta)
+            each = table.densities(alpha)
+            total = each @ slopes
+            for k, name in enumerate(self.shapes):
+                total[:, self.names.index(name)] += (each * table.log_slope(alpha, k)) @ scale
+            return np.asarray((total / (each @ scale)[:, None]).numpy())
+
     def optimal_observable(self, events: Events, name: str, **values: float) -> Floats:
         """d log lambda(x) / d name (N,), at these parameters: the locally most powerful observable."""
         if name not in self.names:
             raise KeyError(f"no parameter {name!r}; {closest(name, self.names)}")
-        table, theta = self.table(events), self._theta(values).requires_grad_()
-        _, scale, alpha = self.scales(theta)
-        place = self.names.index(name)
-        slopes = [torch.autograd.grad(one, theta, retain_graph=True)[0][place] for one in scale]
-        with torch.no_grad():
-            each = table.densities(alpha)
-            total = each @ torch.stack(slopes)
-            if name in self.shapes:
-                total = total + (each * table.log_slope(alpha, self.shapes.index(name))) @ scale
-            return np.asarray((total / (each @ scale)).numpy())
+        return self.scores(events, **values)[:, self.names.index(name)]
+
+    def members(self, data: Events, reference: Events, *, generate: Generator | None = None) -> Iterator[UnbinnedCost]:
+        """The costs of the K members of the ratios, each a mixture of its own in the place of their mean.
+
+        Member k of each ratio goes with member k of the others; ratios of one member and functions are in all of them.
+        The spread of their answers is the method's uncertainty, and the training statistics' too where the members are
+        bootstraps (`nuinfer.intervals.training_uncertainty`).
+
+        Raises
+        ------
+        ValueError
+            where no ratio has members, or their numbers differ.
+        """
+        memo = _Members([data, reference])
+        counts = {r.resample.members for p in self.processes.values() for r in _ratios(p)} - {1}
+        if len(counts) != 1:
+            raise ValueError(f"members: expected ratios of one number of members above 1, found "
+                             f"{sorted(counts) or 'ratios of one member, or functions'}")  # fmt: skip
+        return (self._member(memo, k, reference)(data, generate=generate) for k in range(counts.pop()))
+
+    def _member(self, memo: _Members, k: int, reference: Events) -> Mixture:
+        processes = {
+            name: replace(p, ratio=None if p.ratio is None else memo.of(p.ratio, k),
+                          shapes={n: (memo.of(low, k), memo.of(high, k)) for n, (low, high) in p.shapes.items()})
+            for name, p in self.processes.items()
+        }  # fmt: skip
+        return self.with_reference(reference, processes)
+
+    def with_reference(self, reference: Events | Table, processes: Mapping[str, Process] | None = None) -> Mixture:
+        """The same model, or with other processes, normalised on another sample of the reference density."""
+        return Mixture(
+            processes or self.processes, reference, interpolation=self.interpolation, normalise=self.normalise,
+            limits=self.limits, precision=self.precision,
+        )  # fmt: skip
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
     def table(self, events: Events) -> Table:
         """What a cost needs of events: log ratios (N, J), log variations, weights."""
-        log_s = np.stack([_evaluated(name, p.ratio, events) for name, p in self.processes.items()], 1)
+        log_s = np.stack([evaluated(name, p.ratio, events) for name, p in self.processes.items()], 1)
         size = (len(events), len(self.processes), 2, len(self.shapes))
         varied = np.zeros(size, self.precision)
         for j, (name, process) in enumerate(self.processes.items()):
             for k, shape in enumerate(self.shapes):
                 if shape in process.shapes:
-                    low, high = (_evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
+                    low, high = (evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
                     pair = ((high - low) / 2, (high + low) / 2) if self.interpolation == "log" else (low, high)
                     varied[:, j, 0, k], varied[:, j, 1, k] = pair
         return Table.of(log_s, varied, events.weight, events.id, self.interpolation, events.digest())
@@ -298,6 +344,32 @@ class Mixture:
                 f"{len(self.reference)} events)")  # fmt: skip
 
 
+def _ratios(process: Process) -> list[Ratio]:
+    """The learned ratios of a process."""
+    every = [process.ratio, *(ratio for pair in process.shapes.values() for ratio in pair)]
+    return [ratio for ratio in every if isinstance(ratio, Ratio)]
+
+
+class _Members:
+    """The members' log ratios (K, N) of a few samples, each evaluated once."""
+
+    def __init__(self, samples: list[Events]) -> None:
+        self.samples = samples
+        self.found: dict[tuple[int, int], Floats] = {}
+
+    def of(self, ratio: LogRatio, k: int) -> LogRatio:
+        """Member k as a function of one of the samples."""
+        if not isinstance(ratio, Ratio) or ratio.resample.members == 1:
+            return ratio
+        return lambda events: self._values(ratio, events)[k]
+
+    def _values(self, ratio: Ratio, events: Events) -> Floats:
+        key = id(ratio), next(i for i, sample in enumerate(self.samples) if sample is events)
+        if key not in self.found:
+            self.found[key] = ratio.members(events)
+        return self.found[key]
+
+
 def _by_name(processes: Sequence[Any]) -> dict[str, Process]:
     """Pairs of names and processes as a mapping; two of one name are refused."""
     names = [name for name, _ in processes]
@@ -307,7 +379,8 @@ def _by_name(processes: Sequence[Any]) -> dict[str, Process]:
     return dict(processes)
 
 
-def _evaluated(name: str, ratio: LogRatio | None, events: Events) -> Floats:
+def evaluated(name: str, ratio: LogRatio | None, events: Events) -> Floats:
+    """The log ratio (N,) of events, checked; 0 for the reference's own density."""
     if ratio is None:
         return np.zeros(len(events))
     try:

@@ -68,6 +68,14 @@ class Table:
         """The same events with other weights (N,)."""
         return replace(self, weight=weight, digest="")
 
+    @classmethod
+    def concat(cls, tables: Sequence[Table]) -> Table:
+        """The events of all tables, which have the same processes and variations."""
+        density, varied, weight = (
+            torch.cat([getattr(t, name) for t in tables]) for name in ("density", "varied", "weight")
+        )
+        return cls(density, varied, weight, np.concatenate([t.id for t in tables]), tables[0].interpolation)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save."""
         tensors = {"density": self.density, "varied": self.varied, "weight": self.weight}

@@ -1,0 +1,121 @@
+"""Contents of bins from what users have: ``hist.Hist``, anything else that is UHI, or arrays.
+
+A histogram brings its axes along; two of them that meet (data and prediction, a template and its variation) have to
+have the same ones.  Arrays have none, and only their shape is compared.  Flow bins are never taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..errors import check_finite
+
+__all__ = ["Contents", "poisson_deviance"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """Contents and variances (B,) of bins in C order, the shape that they had, and their axes where known.
+
+    An axis is its edges (bins + 1,), or the tuple of its categories.
+    """
+
+    values: Floats
+    variances: Floats | None
+    shape: tuple[int, ...]
+    axes: tuple[Any, ...] | None
+
+    @classmethod
+    def of(cls, what: str, given: Any, *, negative: bool = False) -> Contents:
+        """From a histogram or an array; ``what`` is its name in errors.
+
+        Raises
+        ------
+        ValueError
+            for no bins, contents that are not finite, or below 0 where ``negative`` is not allowed.
+        """
+        is_histogram = hasattr(given, "values") and hasattr(given, "axes")
+        found = np.asarray(given.values() if is_histogram else given, np.float64)
+        if found.ndim == 0 or not found.size:
+            raise ValueError(f"{what}: expected bin contents, a histogram or an array (bins,), found {found!r}")
+        values = found.reshape(-1).copy()
+        check_finite(what, values)
+        if not negative:
+            check_contents(what, values)
+        spread = given.variances() if is_histogram else None
+        variances = None if spread is None else np.asarray(spread, np.float64).reshape(-1).copy()
+        axes = tuple(_axis(axis) for axis in given.axes) if is_histogram else None
+        return cls(values, variances, found.shape, axes)
+
+    def check_same(self, what: str, other: Contents) -> None:
+        """Raise ``ValueError`` where ``other``, named ``what``, has other bins."""
+        if other.shape != self.shape:
+            raise ValueError(f"{what}: expected bins of shape {self.shape}, found {other.shape}")
+        if self.axes is None or other.axes is None:
+            return
+        for k, (mine, found) in enumerate(zip(self.axes, other.axes, strict=True)):
+            if not _same(mine, found):
+                raise ValueError(f"{what}: expected the bins of axis {k} to be {_shown(mine)}, found {_shown(found)}; "
+                                 f"fill all histograms with one axis")  # fmt: skip
+
+
+def check_contents(what: str, values: Floats) -> None:
+    """Raise ``ValueError`` for contents (B,) below 0."""
+    bad = np.flatnonzero(values < 0)
+    if len(bad):
+        raise ValueError(f"{what}: expected contents from 0, found {len(bad)} negative, first {values[bad[0]]:g} in "
+                         f"bin {bad[0]}; merge bins until the weights of each have a positive sum")  # fmt: skip
+
+
+def variances(what: str, given: ArrayLike, bins: int) -> Floats:
+    """Variances (B,), checked: as many as bins, finite, from 0."""
+    found = np.asarray(given, np.float64).reshape(-1).copy()
+    if len(found) != bins:
+        raise ValueError(f"{what}: expected {bins} variances, one per bin, found {len(found)}")
+    check_finite(f"{what}: variances", found)
+    if (found < 0).any():
+        raise ValueError(f"{what}: expected variances from 0, found {found.min():g} in bin {int(found.argmin())}")
+    return found
+
+
+def _axis(axis: Any) -> Any:
+    edges = getattr(axis, "edges", None)
+    discrete = bool(getattr(getattr(axis, "traits", None), "discrete", False))
+    if edges is None or discrete:
+        return tuple(axis)
+    return np.asarray(edges, np.float64)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        return bool(isinstance(one, tuple) and isinstance(other, tuple) and one == other)
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], other[~finite]):
+        return False
+    # the edges of another program may differ by rounding, which is small beside the narrowest bin
+    edges, found = one[finite], other[finite]
+    tolerance = 1e-9 * np.diff(edges).min() if len(edges) > 1 else 0.0
+    return bool(np.abs(edges - found).max(initial=0.0) <= tolerance)
+
+
+def _shown(axis: Any) -> str:
+    if isinstance(axis, tuple):
+        return str(list(axis))
+    return f"{len(axis) - 1} from {axis[0]:g} to {axis[-1]:g} [{', '.join(f'{e:g}' for e in axis[:4])}, ...]"
+
+
+def poisson_deviance(mean: Tensor, count: Tensor) -> Tensor:
+    """2 sum [mu - n + n log(n / mu)] of mu and n (B,), exact in bins of n = 0; mu > 0 where n > 0, from 0 elsewhere."""
+    seen = count > 0
+    one = torch.ones_like(mean)
+    # where nothing was seen the logarithm is of 1, so that neither it nor its gradient meets a 0
+    ratio = torch.where(seen, count / torch.where(seen, mean, one), one)
+    return 2 * (mean - count + count * torch.log(ratio)).sum()

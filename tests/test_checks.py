@@ -1,0 +1,155 @@
+"""`nuinfer.likelihood.report`: an exact model passes, and each way of being wrong fails the check that is there for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+import nuinfer as nu
+from nuinfer.likelihood import Mixture, Normal, Process, TwoPoint, report
+
+Floats = NDArray[np.float64]
+Log = Callable[[nu.Events], Floats]
+S, B, REFERENCE = stats.norm(0.8, 0.7), stats.norm(-0.4, 1.3), stats.norm(0, 2)
+UP, DOWN = stats.norm(-0.3, 1.35), stats.norm(-0.5, 1.25)
+AT = {"mu": 1.0, "tilt": 0.0, "rate": 0.0}
+CONSTRAINTS = (Normal("tilt"), Normal("rate"))
+
+
+def log_ratio(one: Any, other: Any) -> Log:
+    return lambda events: np.asarray(one.logpdf(events["x"]) - other.logpdf(events["x"]))
+
+
+def model(reference: nu.Events, *, s: Log | None = None, up: Log | None = None) -> Mixture:
+    """Signal and background, with a shape and a norm of the background; exact, or with another ratio or variation."""
+    shapes = {"tilt": (log_ratio(DOWN, B), up or log_ratio(UP, B))}
+    return Mixture(
+        {
+            "S": Process(yields=300, ratio=s or log_ratio(S, REFERENCE), coefficient="mu"),
+            "B": Process(yields=900, ratio=log_ratio(B, REFERENCE), norms={"rate": 0.05}, shapes=shapes),
+        },
+        reference,
+    )
+
+
+def simulation(seed: int, n: int = 8000) -> dict[str, nu.Events]:
+    rng = np.random.default_rng(seed)
+
+    def drawn(density: Any, size: int = n) -> nu.Events:
+        x = density.rvs(size, random_state=rng)
+        weight = rng.exponential(size=size) + 0.3
+        weight[rng.random(size) < 0.03] *= -0.5  # a few of them negative, of the same density
+        return nu.Events({"x": x}, weight=weight)
+
+    data = nu.Events({"x": np.concatenate([S.rvs(300, random_state=rng), B.rvs(900, random_state=rng)])})
+    return {"S": drawn(S), "B": drawn(B), "reference": drawn(REFERENCE, 2 * n), "up": drawn(UP), "down": drawn(DOWN),
+            "data": data}  # fmt: skip
+
+
+def checked(found: dict[str, nu.Events], mixture: Mixture, **options: Any) -> nu.likelihood.Report:
+    return report(
+        mixture, found["reference"], {"S": found["S"], "B": found["B"]}, at=AT, constraints=CONSTRAINTS,
+        varied={"B": {"tilt": (found["down"], found["up"])}}, **options,
+    )  # fmt: skip
+
+
+def test_an_exact_model_passes() -> None:
+    for seed in range(1, 4):
+        found = simulation(seed)
+        answer = checked(found, model(found["reference"]))
+        assert not answer.failed, str(answer)
+        assert len(answer.checks) == 2 + 2 + 4 + 3 + 3
+        assert str(answer).startswith("all 14 checks passed (p above 0.00071 each)")
+    p = np.array([check.p for check in answer.checks if check.error])
+    assert len(p) == 11
+    assert p.min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kinds"),
+    [
+        ("norm", {"mean ratio of S"}),
+        ("shape", {"reliability of S", "simulation closure of mu"}),
+        ("variation", {"variation of B, tilt = +1"}),
+        ("variation norm", {"mean variation of B, tilt = +1"}),
+    ],
+)
+def test_each_wrong_model_fails_its_check(wrong: str, kinds: set[str]) -> None:
+    found = simulation(7)
+    exact, up = log_ratio(S, REFERENCE), log_ratio(UP, B)
+    models: dict[str, dict[str, Log]] = {
+        "norm": {"s": lambda e: exact(e) + 0.1},
+        # a signal that is too wide: it takes events of the background
+        "shape": {"s": log_ratio(stats.norm(0.8, 0.95), REFERENCE)},
+        "variation": {"up": log_ratio(DOWN, B)},
+        "variation norm": {"up": lambda e: up(e) + 0.1},
+    }
+    answer = checked(found, model(found["reference"], **models[wrong]))  # type: ignore[arg-type]
+    failed = {f"{check.kind} of {check.subject}" for check in answer.failed}
+    assert kinds <= failed
+    assert "FAILED" in str(answer)
+    for kind in kinds:
+        assert f"FAILED  {kind}" in str(answer)
+    untouched = {"mean ratio of B", "reliability of B", "mean variation of B, tilt = -1", "variation of B, tilt = -1"}
+    assert not untouched & failed
+
+
+def test_the_error_of_the_simulation_closure_is_its_spread() -> None:
+    """Over independent samples the bias has the spread that each of them states: 16 seeds, two parameters."""
+    pulls = []
+    for seed in range(16):
+        found = simulation(100 + seed, n=800)
+        checks = checked(found, model(found["reference"])).checks
+        pulls.append([c.value / c.error for c in checks if c.kind == "simulation closure" and c.subject != "rate"])
+    values = np.array(pulls)
+    assert np.all(np.abs(values.mean(0)) < 4 / np.sqrt(len(values)))
+    assert np.all(np.abs(values.std(0) - 1) < 4 / np.sqrt(2 * len(values)))
+
+
+def test_data_of_another_model_are_told_from_the_mixture() -> None:
+    found = simulation(3)
+    mixture = model(found["reference"])
+    good = checked(found, mixture, data=found["data"], fitted=AT, features=["x"], seed=1)
+    assert good.checks[-1].kind == "two-sample test"
+    assert not good.checks[-1].failed
+    strange = nu.Events({"x": np.random.default_rng(1).normal(0.6, 0.5, 1200)})
+    bad = checked(found, mixture, data=strange, fitted=AT, features=["x"], seed=1)
+    assert bad.checks[-1].failed
+    assert "do not quote the interval" in str(bad)
+    with pytest.raises(ValueError, match="expected the parameters fitted to the data"):
+        checked(found, mixture, data=found["data"])
+    with pytest.raises(ValueError, match="expected features="):
+        checked(found, mixture, data=found["data"], fitted=AT)
+
+
+def test_notes_name_what_is_free_unchecked_or_a_convention() -> None:
+    found = simulation(2, n=500)
+    mixture = model(found["reference"])
+    answer = report(mixture, found["reference"], {"B": found["B"]}, at=AT, constraints=[TwoPoint("tilt", ("A", "B"))])
+    text = str(answer)
+    assert "free nuisances, which only the data determine: rate" in text
+    assert "tilt compares A and B: a shrunken pull of it is no smaller uncertainty" in text
+    assert "processes without a sample, not checked: S" in text
+    assert "variations without varied samples, not checked: tilt of B" in text
+    assert "simulation closure" not in text  # it needs all processes
+
+
+def test_bad_input() -> None:
+    found = simulation(2, n=500)
+    mixture, reference = model(found["reference"]), found["reference"]
+    with pytest.raises(KeyError, match="no process 'C'"):
+        report(mixture, reference, {"C": found["S"]}, at=AT)
+    with pytest.raises(KeyError, match="process B: no shape 'rate'; known: 'tilt'"):
+        report(mixture, reference, {"B": found["B"]}, at=AT, varied={"B": {"rate": (found["up"], found["down"])}})
+    with pytest.raises(KeyError, match="expected the nominal sample of B among samples"):
+        report(mixture, reference, {}, at=AT, varied={"B": {"tilt": (found["up"], found["down"])}})
+    with pytest.raises(KeyError, match="no value for the parameter 'rate'"):
+        report(mixture, reference, {}, at={"mu": 1.0, "tilt": 0.0})
+    twin = Mixture({"S": Process(yields=10, coefficient="a + b")}, reference)
+    with pytest.raises(ValueError, match=r"do not determine '[ab]'"):
+        report(twin, reference, {}, at={"a": 0.5, "b": 0.5})
