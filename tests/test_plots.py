@@ -157,7 +157,7 @@ def texts(figure):
     """The boxes of all texts that can be seen."""
     renderer = figure.canvas.get_renderer()
     for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
+        for axis in (a for a in (ax.xaxis, ax.yaxis) if a.get_visible()):
             low, high = sorted(axis.get_view_interval())
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
             shown = [t for t in ticks if low <= t.get_loc() <= high]

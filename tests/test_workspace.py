@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hist
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,17 @@ from scipy import stats
 
 import nuinfer as nu
 from nuinfer.errors import CorruptFile
-from nuinfer.likelihood import LogNormal, Mixture, Normal, Poisson, Process, TwoPoint, Workspace
+from nuinfer.likelihood import (
+    BinnedMixture,
+    LogNormal,
+    Mixture,
+    Normal,
+    Poisson,
+    Process,
+    Template,
+    TwoPoint,
+    Workspace,
+)
 
 VALUES = {"mu": 1.2, "shape": 0.7, "lumi": -0.4, "model": 0.3, "rate": 1.05, "side": 0.9}
 
@@ -177,13 +188,43 @@ def test_damaged_and_foreign_files_are_refused(
         Workspace.load(newer.parent)
 
 
+def test_binned_channels_are_kept_whole(tmp_path: Path) -> None:
+    axis = hist.axis.Regular(3, 0, 3)
+    filled = hist.Hist(axis, storage="weight")
+    filled.fill([0.5, 1.5, 1.5, 2.5], weight=[3.0, 4.0, 4.0, 2.0])
+    signal = Template(contents=[2.0, 4.0, 1.0], coefficient=lambda mu: mu**2, uncorrelated={"gamma": [0.3, 0.0, 0.2]})
+    background = Template(
+        contents=filled, coefficient="b", norms={"lumi": 0.02}, free=["f"],
+        shapes={"jes": ([2.5, 8.0, 2.0], [3.5, 8.5, 2.1])},
+    )  # fmt: skip
+    matrix = Template(contents=[[1.0, 2.0], [3.0, 4.0]], variance=[0.1, 0.2, 0.3, 0.4], coefficient="mu", gammas="g")
+    model = BinnedMixture({"SR": {"S": signal, "B": background}, "CR": {"S": matrix}}, limits={"mu": (0, 3)})
+    values = dict.fromkeys(model.names, 1.1) | {"lumi": 0.4, "jes": -1.6}
+    toy = model({"SR": [4, 9, 3], "CR": [[1, 2], [4, 4]]}).sample(values, np.random.default_rng(1))
+    made = Workspace({"binned": toy}, [Normal("lumi")])
+    assert made.free == ("jes",)
+    made.save(tmp_path / "ws")
+    functions = {"binned/SR/S/coefficient": lambda mu: mu**2}
+    found = Workspace.load(tmp_path / "ws", functions=functions)
+    assert found.names == made.names
+    at = [values[name] for name in made.names]
+    assert found.cost(*at) == made.cost(*at)
+    np.testing.assert_array_equal(found.cost.grad(*at), made.cost.grad(*at))
+    again = found.channels["binned"]
+    assert again._parameters == toy._parameters  # the limits
+    np.testing.assert_array_equal(again.data["CR"], toy.data["CR"])  # type: ignore[attr-defined]
+    other = hist.Hist(hist.axis.Regular(3, 0, 4), storage="weight")
+    with pytest.raises(ValueError, match="data of SR: expected the bins of axis 0"):
+        again.with_data({"SR": other, "CR": [[1, 2], [4, 4]]})  # type: ignore[attr-defined]
+
+
 def test_bad_workspaces_are_refused(samples: dict[str, nu.Events], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one channel"):
         Workspace({})
     model = Mixture({"S": Process(yields=1.0, coefficient="mu", norms={"lumi": 0.1})}, samples["reference"])
     with pytest.raises(ValueError, match="'lumi' has more than one constraint"):
         Workspace({"a": model(samples["data"])}, [Normal("lumi"), Normal(["lumi", "b"])])
-    with pytest.raises(TypeError, match="channel a: expected an unbinned mixture, found Normal"):
+    with pytest.raises(TypeError, match="channel a: expected a mixture called with data, found Normal"):
         Workspace({"a": Normal("lumi")}).save(tmp_path / "ws")
     assert not list(tmp_path.iterdir())
 

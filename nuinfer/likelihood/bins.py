@@ -6,6 +6,7 @@ have the same ones.  Arrays have none, and only their shape is compared.  Flow b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +36,15 @@ class Contents:
 
     @classmethod
     def of(cls, what: str, given: Any, *, negative: bool = False) -> Contents:
-        """From a histogram or an array; ``what`` is its name in errors.
+        """From a histogram or an array, or `Contents` themselves; ``what`` is its name in errors.
 
         Raises
         ------
         ValueError
             for no bins, contents that are not finite, or below 0 where ``negative`` is not allowed.
         """
+        if isinstance(given, Contents):
+            return given
         is_histogram = hasattr(given, "values") and hasattr(given, "axes")
         found = np.asarray(given.values() if is_histogram else given, np.float64)
         if found.ndim == 0 or not found.size:
@@ -54,6 +57,25 @@ class Contents:
         variances = None if spread is None else np.asarray(spread, np.float64).reshape(-1).copy()
         axes = tuple(_axis(axis) for axis in given.axes) if is_histogram else None
         return cls(values, variances, found.shape, axes)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save, beside `described`."""
+        edges = {f"axis.{k}": a for k, a in enumerate(self.axes or ()) if not isinstance(a, tuple)}
+        spread = {} if self.variances is None else {"variances": self.variances}
+        return {"values": self.values.reshape(self.shape), **spread, **edges}
+
+    def described(self) -> dict[str, Any]:
+        """What JSON says of them: the categories of axes that have no edges."""
+        axes = None if self.axes is None else [list(a) if isinstance(a, tuple) else None for a in self.axes]
+        return {"axes": axes}
+
+    @classmethod
+    def of_arrays(cls, described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Contents:
+        """The inverse of `arrays` and `described`."""
+        values, axes = arrays["values"], described["axes"]
+        if axes is not None:
+            axes = tuple(arrays[f"axis.{k}"] if names is None else tuple(names) for k, names in enumerate(axes))
+        return cls(values.reshape(-1), arrays.get("variances"), values.shape, axes)
 
     def check_same(self, what: str, other: Contents) -> None:
         """Raise ``ValueError`` where ``other``, named ``what``, has other bins."""

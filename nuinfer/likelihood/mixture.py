@@ -420,11 +420,6 @@ class UnbinnedCost(DifferentiableCost):
         super().__init__({name: mixture.limits.get(name) for name in mixture.names})
         self.mixture, self.table, self.generate = mixture, table, generate
 
-    @property
-    def nuisances(self) -> tuple[str, ...]:
-        """The parameters of norms and shapes."""
-        return self.mixture.nuisances
-
     def asimov(self, values: Mapping[str, float]) -> UnbinnedCost:
         """The cost of the reference, weighted by the rate at these parameters."""
         found = self.mixture.asimov(**{name: named(values, name) for name in self.names})

@@ -2,9 +2,9 @@
 
 `Workspace.cost` is what iminuit and `nuinfer.intervals` take.  Saved it is a folder: ``workspace.json`` (the index:
 processes, coefficients, systematics, constraints, digests of the samples), one safetensors file for each channel's
-numbers (its reference and its data, as the likelihood sees them), and one for each `Ratio`.  What was loaded fits at
-once, without the events; other events can be put in as long as the ratios are there.  Loading runs no code: functions
-of one's own are given again, by name.
+numbers (its templates, or its reference, and its data, as the likelihood sees them), and one for each `Ratio`.  What
+was loaded fits at once, without the events; other events can be put in as long as the ratios are there.  Loading runs
+no code: functions of one's own are given again, by name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from .. import store
 from ..errors import CorruptFile, closest
 from ..events import Events
 from ..ratio import Ratio
+from .bins import Contents
 from .constraints import Constraint, LogNormal, Normal, Poisson, TwoPoint
-from .costs import Coefficient, DifferentiableCost, summed
+from .costs import Coefficient, DifferentiableCost, Limits, summed
 from .mixture import Generator, LogRatio, Mixture, Process, UnbinnedCost
+from .samples import Template
 from .table import Table
+from .templates import BinnedCost, BinnedMixture
 
 __all__ = ["Workspace"]
 
 Spec = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 _INDEX = "workspace.json"
 _FORMAT = 1
 
@@ -89,7 +93,8 @@ class Workspace:
     def free(self) -> tuple[str, ...]:
         """Nuisances without a constraint: what only the data determine."""
         constrained = {name for c in self.constraints for name in c.names}
-        found = [name for c in self.channels.values() for name in getattr(c, "nuisances", ())]
+        models = [getattr(channel, "mixture", None) for channel in self.channels.values()]
+        found = [name for model in models for name in getattr(model, "nuisances", ())]
         return tuple(name for name in dict.fromkeys(found) if name not in constrained)
 
     def __repr__(self) -> str:
@@ -185,28 +190,34 @@ class _Writer:
         store.write_atomically(self.folder / _INDEX, lambda temporary: temporary.write_text(sealed))
 
     def _channel(self, number: int, name: str, cost: DifferentiableCost) -> Spec:
-        if not isinstance(cost, UnbinnedCost):
-            raise TypeError(f"channel {name}: expected an unbinned mixture, found {type(cost).__name__}, which has no "
-                            f"saved form")  # fmt: skip
-        mixture, file = cost.mixture, f"channel-{number}.safetensors"
+        file = f"channel-{number}.safetensors"
+        if isinstance(cost, UnbinnedCost):
+            spec, arrays = self._unbinned(name, cost)
+        elif isinstance(cost, BinnedCost):
+            spec, arrays = _binned(name, cost)
+        else:
+            raise TypeError(f"channel {name}: expected a mixture called with data, found {type(cost).__name__}, which "
+                            f"has no saved form")  # fmt: skip
+        limits = {n: list(pair) for n, pair in cost.mixture.limits.items()}
+        store.save(self.folder / file, "channel", {"channel": name}, arrays)
+        return {"type": type(cost.mixture).__name__, "file": file, "limits": limits, **spec}
+
+    def _unbinned(self, name: str, cost: UnbinnedCost) -> tuple[Spec, Arrays]:
+        mixture = cost.mixture
         arrays = {f"reference.{n}": a for n, a in mixture.reference.arrays().items()}
         # Asimov data are the reference with other weights: what both have is written once
         data = cost.table.arrays()
         own = ("weight",) if cost.table.density is mixture.reference.density else tuple(data)
         arrays |= {f"data.{n}": data[n] for n in own}
-        store.save(self.folder / file, "channel", {"channel": name}, arrays)
         processes = {n: self._process(f"{name}/{n}", p) for n, p in mixture.processes.items()}
         options = {n: getattr(mixture, n) for n in ("interpolation", "normalise", "precision")}
-        limits = {n: list(pair) for n, pair in mixture.limits.items()}
         digests = {"reference": mixture.reference.digest, "data": cost.table.digest}
-        return {"type": "Mixture", "file": file, "processes": processes, **options, "limits": limits,
-                "digests": digests}  # fmt: skip
+        return {"processes": processes, "options": options, "digests": digests}, arrays
 
     def _process(self, name: str, process: Process) -> Spec:
-        coefficient = process.coefficient.to_json()  # type: ignore[union-attr]
         return {
             "yields": float(process.yields),
-            "coefficient": {"function": f"{name}/coefficient"} if coefficient is None else coefficient,
+            "coefficient": _coefficient_spec(name, process.coefficient),
             "norms": {n: list(pair) for n, pair in process.norms.items()},  # type: ignore[arg-type]
             "ratio": self._ratio(name, process.ratio),
             "shapes": {n: [self._ratio(f"{name}/{n}/{end}", r) for end, r in zip(("down", "up"), pair, strict=True)]
@@ -222,6 +233,46 @@ class _Writer:
             self.ratios[id(ratio)] = f"ratio-{len(self.ratios)}.safetensors"
             ratio.save(self.folder / self.ratios[id(ratio)])
         return {"ratio": self.ratios[id(ratio)]}
+
+
+def _coefficient_spec(name: str, coefficient: Any) -> Spec | str | float:
+    found: str | float | None = coefficient.to_json()
+    return {"function": f"{name}/coefficient"} if found is None else found
+
+
+def _binned(name: str, cost: BinnedCost) -> tuple[Spec, Arrays]:
+    mixture, arrays = cost.mixture, {"counts": cost.counts}
+    arrays |= {f"observed.{k}": c.observed for k, c in enumerate(cost.constraints)}
+    channels: Spec = {}
+    for channel, templates in mixture.channels.items():
+        channels[channel] = {}
+        for process, template in templates.items():
+            key = f"{channel}/{process}"
+            channels[channel][process] = _template_spec(f"{name}/{key}", template)
+            arrays |= {f"{key}/{n}": a for n, a in _template_arrays(template).items()}
+    options = {n: getattr(mixture, n) for n in ("statistics", "norm_interpolation", "shape_interpolation")}
+    return {"channels": channels, "options": options}, arrays
+
+
+def _template_spec(name: str, template: Template) -> Spec:
+    return {
+        "coefficient": _coefficient_spec(name, template.coefficient),
+        "norms": {n: list(pair) for n, pair in template.norms.items()},  # type: ignore[arg-type]
+        "contents": template.nominal.described(),
+        "shapes": list(template.varied),
+        "uncorrelated": list(template.uncorrelated),
+        "free": list(template.free),
+        "gammas": template.gammas,
+    }
+
+
+def _template_arrays(template: Template) -> Arrays:
+    found: Arrays = {f"contents.{n}": a for n, a in template.nominal.arrays().items()}
+    if template.variance is not None:
+        found["variance"] = np.asarray(template.variance)
+    for shape, pair in template.varied.items():
+        found |= {f"{shape}/{end}": c.values for end, c in zip(("down", "up"), pair, strict=True)}
+    return found | {f"uncorrelated/{n}": np.asarray(a) for n, a in template.uncorrelated.items()}
 
 
 def _constraint_spec(constraint: Constraint) -> Spec:
@@ -298,29 +349,57 @@ class _Reader:
                 found = "another or a damaged file" if path.is_file() else "none"
                 raise CorruptFile(f"{self.folder}: expected the file {name} that was saved with it, found {found}")
 
-    def _channel(self, name: str, spec: Spec) -> UnbinnedCost:
+    def _channel(self, name: str, spec: Spec) -> DifferentiableCost:
         _, arrays = store.load(self.folder / spec["file"], "channel")
-        reference = Table.of_arrays(_under("reference", arrays), spec["interpolation"], spec["digests"]["reference"])
-        mixture = Mixture(
-            {n: self._process(f"{name}/{n}", p) for n, p in spec["processes"].items()}, reference,
-            interpolation=spec["interpolation"], normalise=spec["normalise"], precision=spec["precision"],
-            limits={n: tuple(pair) for n, pair in spec["limits"].items()},
-        )  # fmt: skip
-        data = Table.of_arrays(_under("reference", arrays) | _under("data", arrays), spec["interpolation"],
-                               spec["digests"]["data"])  # fmt: skip
-        return UnbinnedCost(mixture, data, self.generate.get(name))
+        limits = {n: (pair[0], pair[1]) for n, pair in spec["limits"].items()}
+        if spec["type"] == "BinnedMixture":
+            return self._binned(spec, arrays, limits)
+        interpolation, digests = spec["options"]["interpolation"], spec["digests"]
+        reference = Table.of_arrays(_under("reference.", arrays), interpolation, digests["reference"])
+        processes = {n: self._process(p) for n, p in spec["processes"].items()}
+        mixture = Mixture(processes, reference, limits=limits, **spec["options"])
+        own = _under("reference.", arrays) | _under("data.", arrays)
+        return UnbinnedCost(mixture, Table.of_arrays(own, interpolation, digests["data"]), self.generate.get(name))
 
-    def _process(self, name: str, spec: Spec) -> Process:
-        coefficient = spec["coefficient"]
+    def _binned(self, spec: Spec, arrays: Arrays, limits: Mapping[str, Limits]) -> BinnedCost:
+        channels = {
+            channel: {
+                process: self._template(one, _under(f"{channel}/{process}/", arrays))
+                for process, one in templates.items()
+            }
+            for channel, templates in spec["channels"].items()
+        }
+        mixture = BinnedMixture(channels, limits=limits, **spec["options"])
+        constraints = [c.with_observed(arrays[f"observed.{k}"]) for k, c in enumerate(mixture.constraints)]
+        return BinnedCost(mixture, arrays["counts"], constraints)
+
+    def _template(self, spec: Spec, arrays: Arrays) -> Template:
+        nominal = Contents.of_arrays(spec["contents"], _under("contents.", arrays))
+        shape = nominal.shape
+        return Template(
+            contents=nominal,
+            variance=arrays.get("variance"),
+            coefficient=self._coefficient(spec["coefficient"]),
+            norms={n: (pair[0], pair[1]) for n, pair in spec["norms"].items()},
+            shapes={n: (arrays[f"{n}/down"].reshape(shape), arrays[f"{n}/up"].reshape(shape)) for n in spec["shapes"]},
+            uncorrelated={n: arrays[f"uncorrelated/{n}"] for n in spec["uncorrelated"]},
+            free=spec["free"],
+            gammas=spec["gammas"],
+        )
+
+    def _process(self, spec: Spec) -> Process:
         return Process(
             yields=spec["yields"],
-            coefficient=self._coefficient(coefficient["function"]) if isinstance(coefficient, dict) else coefficient,
+            coefficient=self._coefficient(spec["coefficient"]),
             norms={n: (pair[0], pair[1]) for n, pair in spec["norms"].items()},
             ratio=self._ratio(spec["ratio"]),
             shapes={n: self._pair(pair) for n, pair in spec["shapes"].items()},
         )
 
-    def _coefficient(self, name: str) -> Coefficient:
+    def _coefficient(self, spec: Spec | str | float) -> Coefficient:
+        if not isinstance(spec, dict):
+            return Coefficient(spec)
+        name = spec["function"]
         if name not in self.functions:
             raise KeyError(f"the coefficient {name!r} was a function of your own; give it again: functions={{{name!r}: "
                            f"...}}")  # fmt: skip
@@ -352,5 +431,5 @@ class _Missing:
                        f"Workspace.load(path, functions={{{self.name!r}: ...}})")  # fmt: skip
 
 
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,50 @@
+r"""Figures of results, ready for a paper: training, unfolded spectra, likelihoods and the limits they give.
+
+What to use when:
+
+- Has the training converged, and do the members agree?  `history`.  Is a classifier's probability right?
+  `reliability`.  Do a few events carry all the weight?  `weights`.
+- What came out of the unfolding, how far is it from the truth?  `spectrum`; when did it stop moving?  `iterations`;
+  how are its bins tied together?  `correlation`.
+- What do the data say of one parameter?  `profile`, several answers on one panel; of two?  `contour`.  What limits the
+  measurement?  `impacts`.  Which events does the answer come from?  `optimal_observable`.
+- Is there a signal of more than so much?  `limit`.
+- Are there too few events, or a limit too near, for asymptotic formulae?  `belt` and `critical_values` of a
+  construction by toys; do intervals cover, at points or
+  everywhere?  `coverage_map`, `local_coverage`.
+
+Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
+it.  A figure of its own is not registered with pyplot, so nothing needs closing; in a notebook ``ax.figure`` at the end
+of a cell shows it, and `save` writes it.  The look, mplhep's with its fonts and its colours that colour-blind readers
+can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global settings stay as they were.
+"""
+
+from .belts import belt, critical_values
+from .coverages import coverage_map, local_coverage
+from .figures import save, style
+from .limits import limit
+from .observables import optimal_observable
+from .profiles import contour, profile
+from .pulls import impacts
+from .spectra import correlation, iterations, spectrum
+from .training import history, reliability, weights
+
+__all__ = [
+    "belt",
+    "contour",
+    "correlation",
+    "coverage_map",
+    "critical_values",
+    "history",
+    "impacts",
+    "iterations",
+    "limit",
+    "local_coverage",
+    "optimal_observable",
+    "profile",
+    "reliability",
+    "save",
+    "spectrum",
+    "style",
+    "weights",
+]
