@@ -41,6 +41,7 @@ _MODULES = (
     "events",
     "features",
     "hashing",
+    "intervals",
     "io",
     "likelihood",
     "losses",

@@ -4,6 +4,7 @@ from . import errors as errors
 from . import events as events
 from . import features as features
 from . import hashing as hashing
+from . import intervals as intervals
 from . import io as io
 from . import likelihood as likelihood
 from . import losses as losses

@@ -39,6 +39,7 @@ ORDER = [
     "ensemble",
     "ratio",
     "likelihood",
+    "intervals",
     "unfolding",
     "plots",
 ]
