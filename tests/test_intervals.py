@@ -684,5 +684,5 @@ def test_the_factors_of_a_binned_mixture_are_constrained_nuisances() -> None:
     found = impacts(cost, "mu")
     assert found.free == ()
     place = found.parameters.index("staterror_SR[0]")
-    assert 0.9 < found.constraints[place] <= 1  # post-fit over the 10% that the template's statistics leave
+    assert 0.5 < found.constraints[place] < 1  # the counts know a little of what the template leaves open
     assert fit(cost).errors["staterror_SR[0]"] < 0.1
