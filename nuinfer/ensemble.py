@@ -2,6 +2,9 @@
 
 ``fit`` takes rows with two weights each (numerator, denominator), a `Resample` that says how each network sees them,
 and a spec; it gives an `Ensemble` of networks or a `Forest` of boosted trees, both of which answer ``log`` (K, N).
+
+``fit_networks`` is the part of it that trains networks, for any number of classes and outputs, with rows that a
+`nuinfer.train.Draw` completes.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from .features import Batch, Inputs, Shape
 from .losses import Loss
 from .nets import Network, Stack, Standardise, State
 from .resample import Resample
-from .train import History, Risk, Training, minimise
+from .train import Draw, History, Risk, Training, minimise, outputs_of
 from .trees import Forest, Trees, fit_forest
 
-__all__ = ["Ensemble", "Fitted", "fit"]
+__all__ = ["Ensemble", "Fitted", "fit", "fit_networks"]
 
 Floats = NDArray[np.float64]
 
@@ -47,15 +50,27 @@ class Ensemble:
         """Outputs (K, B) of a batch of one member, differentiable in its values."""
         return self.stack(self.state, self.standardise(batch).expand(self.networks))
 
-    @torch.no_grad()
+    def slopes(self, batch: Batch, columns: int) -> Tensor:
+        """Outputs and their gradient with respect to the last flat columns, (K, B, 1 + columns), of one member's batch.
+
+        The gradient is with respect to the standardised columns, and is not differentiable again.
+        """
+        expanded = self.standardise(batch).expand(self.networks)
+        return outputs_of(self.stack, self.state, expanded, columns)
+
     def log(self, inputs: Inputs) -> Floats:
-        """Outputs (K, N), in float64."""
-        out = np.empty((self.networks, len(inputs)))
+        """Outputs (K, N), or (K, N, C) where a network has C of them, in float64."""
+        return self.each(inputs)
+
+    @torch.no_grad()
+    def each(self, inputs: Inputs, slopes: int = 0) -> Floats:
+        """`tensor` of all events in pieces, or `slopes` where that many columns are asked for."""
+        pieces = []
         size = min(1 << 13, max(1 << 6, int(_ROWS / (self.networks * inputs.per_event))))
-        for start in range(0, len(inputs), size):
-            rows = slice(start, start + size)
-            out[:, rows] = self.tensor(inputs.span(start, start + size)).cpu().numpy()
-        return out
+        for start in range(0, max(len(inputs), 1), size):
+            batch = inputs.span(start, start + size)
+            pieces.append((self.slopes(batch, slopes) if slopes else self.tensor(batch)).cpu().double().numpy())
+        return np.concatenate(pieces, 1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save."""
@@ -142,17 +157,61 @@ def fit(
             raise ValueError("Trees are fitted on the CPU without checkpoints; leave device and checkpoint out")
         forest = fit_forest(inputs.flat.numpy(), weights, key, resample, network, threads=torch.get_num_threads())
         return Fitted(forest, None)
+    stack = nets.stack(network, shape)
+    return fit_networks(
+        inputs, weights, key, resample, stack=stack, loss=loss, training=training, device=device,
+        checkpoint=checkpoint, warm=warm, label=label, progress=progress,
+    )  # fmt: skip
+
+
+def fit_networks(
+    inputs: Inputs,
+    weights: tuple[Floats, ...],
+    key: NDArray[np.int64],
+    resample: Resample,
+    *,
+    stack: Stack,
+    loss: Loss,
+    training: Training,
+    classes: tuple[str, ...] = ("numerator", "denominator"),
+    draw: Draw | None = None,
+    drawn: int = 0,
+    slopes: int = 0,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    warm: Fitted | None = None,
+    label: str = "training",
+    progress: bool = True,
+) -> Fitted:
+    """Minimise a loss of the outputs of ``stack`` for each network of ``resample``.
+
+    Parameters
+    ----------
+    weights, classes:
+        One array (N,) or (networks, N) a class of the loss, and its name.
+    stack:
+        Networks for the flat columns of ``inputs`` and, behind them, ``drawn`` columns that ``draw`` adds; those are
+        not standardised here.
+    slopes:
+        For a loss that compares gradients: see `nuinfer.train.Risk`.
+
+    Raises
+    ------
+    ValueError
+        as `nuinfer.train.minimise`.
+    """
     tensors = tuple(torch.from_numpy(np.asarray(w, np.float32)) for w in weights)
     if warm is not None and isinstance(warm.model, Ensemble):
         stack, start, standardise = warm.model.stack, warm.model.state, warm.model.standardise
     else:
-        stack = nets.stack(network, shape)
         start = stack.initial(resample.seed, range(resample.networks))
         # with the first network's weights, so that a network does not depend on how many more there are
         first = [w.reshape(-1, w.shape[-1])[0].abs() for w in tensors]
-        standardise = Standardise.fit(inputs, torch.stack([w / w.mean() for w in first]).sum(0)).to(device)
+        standardise = (
+            Standardise.fit(inputs, torch.stack([w / w.mean() for w in first]).sum(0)).padded(drawn).to(device)
+        )
     trained = minimise(
-        stack, start, inputs, Risk(loss, tensors, key, resample), training,
+        stack, start, inputs, Risk(loss, tensors, key, resample, classes, draw, slopes), training,
         prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,
     )  # fmt: skip
     state = {name: tensor.cpu() for name, tensor in trained.state.items()}
@@ -178,8 +237,8 @@ def network_of(spec: dict[str, Any] | None, module: Any = None) -> Network | Tre
     return nets.from_json(spec)
 
 
-def model_of(network: Network | Trees, shape: Shape, arrays: dict[str, NDArray[Any]]) -> Model:
+def model_of(network: Network | Trees, shape: Shape, arrays: dict[str, NDArray[Any]], outputs: int = 1) -> Model:
     """The saved model of a spec."""
     if isinstance(network, Trees):
         return Forest.of_arrays(arrays)
-    return Ensemble.of_arrays(nets.stack(network, shape), arrays)
+    return Ensemble.of_arrays(nets.stack(network, shape, outputs), arrays)

@@ -10,19 +10,34 @@ events, none where one sample carries both), each class normalised to the same t
 is f(x) = log p1(x)/p0(x) for all three.  ``bce`` is bounded in its gradients and the one to begin with; the other two
 weigh the tails of the ratio more.  Where the local net weight of a class is negative none has a minimum.
 
-Sources: D'Agnolo, Wulzer, arXiv 1806.02350 (mlc); Rizvi, Pettee, Nachman, arXiv 2305.10500 (mlc, sqrt).
+A simulator that knows its latent variables z gives more than a class: the joint ratio r(x, z | theta) and the joint
+score t(x, z | theta) = grad_theta log p(x, z | theta).  Their conditional means are the ratio and the score of x alone,
+and they have less noise than a class label.  With s = r(x, z) / (1 + r(x, z)),
+
+    alice:     bce with the weights (w1 + w0) s and (w1 + w0) (1 - s)
+    rolr:      1/2 [w0 (r(x, z) - e^f)^2 + w1 (1/r(x, z) - e^-f)^2]
+    Scored:    one of the above + a/2 w1 (t(x, z) - grad_theta f)^2     (with rolr: rascal, alice: alices, bce: cascal)
+    square:    1/2 w (t(x, z) - f)^2, f with one output a parameter     (sally)
+
+and, for K classes at once, `Softmax`, whose outputs are the logarithms of class probabilities but for a constant.
+
+Sources: D'Agnolo, Wulzer, arXiv 1806.02350 (mlc); Rizvi, Pettee, Nachman, arXiv 2305.10500 (mlc, sqrt); Brehmer,
+Louppe, Pavez, Cranmer, arXiv 1805.12244 (rolr, rascal, cascal, sally); Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv
+1808.00973 (alice, alices).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["Loss", "bce", "by_name", "mlc", "sqrt"]
+__all__ = ["Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "rolr", "sqrt", "square"]
 
+#: Of outputs (K, B) or (K, B, C), and of one tensor (K, B) for each class weight and, behind them, each target.
 Loss = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 RatioLoss = Literal["bce", "mlc", "sqrt"]
 
@@ -72,3 +87,71 @@ def by_name(name: str) -> Loss:
     if name not in _BY_NAME:
         raise ValueError(f"loss: expected one of {', '.join(_BY_NAME)}, found {name!r}")
     return _BY_NAME[name]
+
+
+# -- with what the simulator knows -------------------------------------------------------------------------------------
+
+
+def alice(f: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """The cross-entropy with the probability s(x, z) in the place of a label; weights (w1, w0, log r(x, z))."""
+    numerator, denominator, log_r = weights
+    both = numerator + denominator
+    return bce(f, (both * torch.sigmoid(log_r), both * torch.sigmoid(-log_r)))
+
+
+def rolr(f: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """1/2 [w0 (r(x, z) - e^f)^2 + w1 (1/r(x, z) - e^-f)^2]; weights (w1, w0, log r(x, z))."""
+    numerator, denominator, log_r = weights
+    up, down = torch.exp(log_r) - torch.exp(f), torch.exp(-log_r) - torch.exp(-f)
+    return 0.5 * (denominator * up * up + numerator * down * down)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """``base`` + ``factor``/2 w1 (t(x, z) - grad f)^2, for outputs (K, B, 1 + T): f and its gradient.
+
+    Weights: the ``columns`` that ``base`` takes, then the T components of the joint score.
+    """
+
+    base: Loss
+    columns: int
+    factor: float
+
+    @property
+    def __name__(self) -> str:
+        """What a checkpoint calls it."""
+        return f"{getattr(self.base, '__name__', 'custom')} + {self.factor:g} score"
+
+    def __call__(self, outputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """The losses (K, B)."""
+        f, slope = outputs[..., 0], outputs[..., 1:]
+        off = slope - torch.stack(weights[self.columns :], -1)
+        return self.base(f, weights[: self.columns]) + 0.5 * self.factor * weights[0] * off.square().sum(-1)
+
+
+def square(outputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """1/2 w (t - f)^2 for outputs (K, B, T), or (K, B) of one; weights (w, t_1, ..., t_T)."""
+    own, *targets = weights
+    each = outputs[..., None] if len(targets) == 1 else outputs
+    return 0.5 * own * (each - torch.stack(targets, -1)).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """-sum_c pi_c w_c log q_c for outputs (K, B, C) whose softmax is q, and the class weights w_c.
+
+    Each class weight has been divided by its total, so that pi_c says how frequent a class is; the minimum is
+    q_c = pi_c p_c / sum_j pi_j p_j.
+    """
+
+    fractions: tuple[float, ...]
+
+    @property
+    def __name__(self) -> str:
+        """What a checkpoint calls it."""
+        return f"softmax of {', '.join(f'{p:g}' for p in self.fractions)}"
+
+    def __call__(self, outputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """The losses (K, B)."""
+        own = torch.stack(weights, -1) * outputs.new_tensor(self.fractions)
+        return -(own * torch.log_softmax(outputs, -1)).sum(-1)

@@ -16,6 +16,7 @@ weights, He et al., arXiv 1502.01852.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ class Stack(ABC):
     def trainable(self, state: State) -> tuple[str, ...]:
         """The names of the tensors that the loop may change; the others are buffers."""
         return tuple(state)
+
+    def twice(self) -> Stack:
+        """The same networks, whose gradient with respect to the flat columns can be differentiated again."""
+        return self
 
     def describe(self) -> str:
         """What a checkpoint says of the architecture."""
@@ -95,6 +100,12 @@ class Standardise:
             cloud = batch.clouds[name]
             clouds[name] = CloudBatch((cloud.values - mean) / scale, cloud.owner, cloud.size)
         return Batch(flat, clouds)
+
+    def padded(self, columns: int) -> Standardise:
+        """The same for so many flat columns more, which are left as they are."""
+        mean, scale = self.flat
+        return Standardise((torch.cat([mean, mean.new_zeros(columns)]), torch.cat([scale, scale.new_ones(columns)])),
+                           self.clouds)  # fmt: skip
 
     def to(self, device: Any, dtype: torch.dtype | None = None) -> Standardise:
         """The same on another device or with another type."""
@@ -265,9 +276,9 @@ def _plain_layers(x: Tensor, kind: Activation, residual: bool, layers: Sequence[
     return _last_layer(h, layers[-2], layers[-1])
 
 
-def _layers(x: Tensor, spec: MLP, work: Workspace, layers: Sequence[Tensor], training: bool) -> Tensor:
+def _layers(x: Tensor, spec: MLP, work: Workspace, layers: Sequence[Tensor], fused: bool) -> Tensor:
     """The outputs (K, B, out) of K perceptrons."""
-    if training:
+    if fused:
         out = cast(Tensor, _FusedLayers.apply(x, spec.activation, spec.residual, work, *layers))  # type: ignore[no-untyped-call]
     else:
         out = _plain_layers(x, spec.activation, spec.residual, layers)
@@ -331,6 +342,8 @@ class MLP:
 
 
 class _MLPStack(Stack):
+    fused = True  # the backward pass written out, which is once differentiable
+
     def __init__(self, spec: MLP, inputs: int, outputs: int) -> None:
         self.spec, self.work = spec, Workspace()
         self.sizes = (inputs, *[spec.width] * spec.depth, outputs)
@@ -339,10 +352,21 @@ class _MLPStack(Stack):
         return _stacked([_initial_layers(self.sizes, "layer", generator(seed, k)) for k in members])
 
     def __call__(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
-        return _squeezed(_layers(batch.flat, self.spec, self.work, list(state.values()), training))
+        fused = training and self.fused
+        return _squeezed(_layers(batch.flat, self.spec, self.work, list(state.values()), fused))
+
+    def twice(self) -> Stack:
+        return _plain(self)
 
     def describe(self) -> str:
         return f"{self.spec} of sizes {self.sizes}"
+
+
+def _plain(stack: _MLPStack | _DeepSetStack) -> Stack:
+    """The same stack with layers that autograd differentiates as often as it is asked to."""
+    plain = copy.copy(stack)
+    plain.fused = False
+    return plain
 
 
 def _squeezed(outputs: Tensor) -> Tensor:
@@ -383,6 +407,8 @@ class DeepSet:
 
 
 class _DeepSetStack(Stack):
+    fused = True  # of the head; the flat columns enter there alone
+
     def __init__(self, spec: DeepSet, shape: Shape, outputs: int) -> None:
         self.spec, self.shape, self.work = spec, shape, Workspace()
         self.phi = MLP(width=spec.width, depth=spec.depth, activation=spec.activation)
@@ -406,7 +432,11 @@ class _DeepSetStack(Stack):
             encoded = _layers(cloud.values, self.phi, self.work, layers, training)
             parts += [_pool(encoded, cloud, self.spec.pool), torch.log1p(cloud.counts())[..., None]]
         joined = torch.cat(parts, dim=-1)
-        return _squeezed(_layers(joined, self.spec.head, self.work, _of(state, "rho"), training))
+        fused = training and self.fused
+        return _squeezed(_layers(joined, self.spec.head, self.work, _of(state, "rho"), fused))
+
+    def twice(self) -> Stack:
+        return _plain(self)
 
     def describe(self) -> str:
         return f"{self.spec} of {self.shape}, head {self.head_sizes}"

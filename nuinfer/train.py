@@ -8,6 +8,10 @@ where ``m_n`` are the multiplicities of `nuinfer.resample` (members, folds, vali
 event weights of class c, any sign, and ``l`` a loss of `nuinfer.losses`.  A class is divided by its total over the
 network's training rows, never by a batch's sum, which signed weights can make vanish.
 
+A `Draw` may complete the rows of a step: with columns that are drawn anew each epoch (the parameters theta of a
+parametrised ratio), with factors of the class weights, and with targets, numbers that the loss gets behind the weights.
+A loss that compares gradients with respect to those columns asks for them with ``Risk.slopes``.
+
 Each network draws index batches of its own, without replacement within an epoch, from its own rows with m_n > 0; a
 batch of one step is (K, B).  There is no data loader: a batch is one gather.  The optimiser is fused AdamW (Loshchilov,
 Hutter, arXiv 1711.05101) on one (K, P) matrix of all parameters, the learning rate warms up and falls as a cosine over
@@ -20,11 +24,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +44,7 @@ from .losses import Loss
 from .nets import Stack, State
 from .resample import Resample
 
-__all__ = ["History", "Risk", "Trained", "Training", "minimise"]
+__all__ = ["Draw", "Drawn", "History", "Risk", "Trained", "Training", "minimise"]
 
 _log = logging.getLogger("nuinfer")
 
@@ -102,12 +107,36 @@ class Training:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
 
 
+class Drawn(NamedTuple):
+    """What a `Draw` adds to rows (S, K, B), one tensor a class and one a target, of the shape of the rows.
+
+    ``columns`` (S, K, B, C) follow the flat columns of the batch; ``factors`` multiply the class weights.
+    """
+
+    columns: Tensor
+    factors: tuple[Tensor, ...] = ()
+    targets: tuple[Tensor, ...] = ()
+
+
+class Draw(ABC):
+    """What completes the rows of a step, as a function of (row, network, epoch) and of nothing else."""
+
+    @abstractmethod
+    def __call__(self, rows: Tensor, networks: NDArray[np.int64], epoch: int | None) -> Drawn:
+        """For rows (S, K, B) of the K ``networks``; ``epoch`` None is for held-out rows, the same ones each epoch."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What a checkpoint says of it: equal where the draws are."""
+
+
 @dataclass(frozen=True)
 class Risk:
     """What is minimised: a loss, the class weights of N rows, and how each network sees the rows.
 
     ``weights`` holds one tensor a class, (N,) for all networks or (networks, N) for each; ``key`` (N,) is what
-    ``resample`` hashes.  ``classes`` names the classes in messages.
+    ``resample`` hashes.  ``classes`` names the classes in messages.  ``draw`` completes the rows, and with ``slopes``
+    C > 0 the loss gets outputs (K, B, 1 + C): f and its gradient with respect to the last C flat columns.
     """
 
     loss: Loss
@@ -115,6 +144,8 @@ class Risk:
     key: NDArray[np.int64]
     resample: Resample
     classes: tuple[str, ...] = ("numerator", "denominator")
+    draw: Draw | None = None
+    slopes: int = 0
 
     def weight(self, index: int, network: int) -> Tensor:
         """The weights (N,) of class ``index`` for one network."""
@@ -349,6 +380,20 @@ class _Optimiser:
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
+def outputs_of(stack: Stack, state: State, batch: Batch, slopes: int, *, training: bool = False) -> Tensor:
+    """The outputs (K, B), or (K, B, C); with ``slopes`` (K, B, 1 + slopes): f, then df by the last flat columns.
+
+    The gradient is itself differentiable, for a stack that is (`nuinfer.nets.Stack.twice`).
+    """
+    if not slopes:
+        return stack(state, batch, training=training)
+    with torch.enable_grad():
+        flat = batch.flat.detach().requires_grad_()
+        f = stack(state, Batch(flat, batch.clouds), training=training)
+        (slope,) = torch.autograd.grad(f.sum(), flat, create_graph=training)
+    return torch.cat([f[..., None], slope[..., -slopes:]], -1)
+
+
 def mean_loss(outputs: Tensor, weights: tuple[Tensor, ...], loss: Loss) -> Tensor:
     """The networks' risks (K,) estimated from a batch: the mean over B of the losses (K, B)."""
     return loss(outputs, weights).mean(1)
@@ -358,7 +403,8 @@ class _Loop:
     def __init__(
         self, stack: Stack, state: State, inputs: Inputs, prepare: Any, risk: Risk, training: Training, device: Any
     ) -> None:
-        self.stack, self.inputs, self.prepare, self.risk, self.training = stack, inputs, prepare, risk, training
+        self.stack = stack.twice() if risk.slopes else stack
+        self.inputs, self.prepare, self.risk, self.training = inputs, prepare, risk, training
         self.device = device
         self.totals = _totals(risk, held_out=False)
         self.held = _totals(risk, held_out=True) if risk.resample.validation else None
@@ -400,13 +446,29 @@ class _Loop:
         number, steps = self.epoch * self.steps, self.training.epochs * self.steps
         for rows, weights in epoch.blocks(self.epoch, self.device, self.inputs.per_event):
             # one gather for all steps of a block: at small batches its calls cost as much as a hidden layer
-            block, networks = self.prepare(self.inputs.take(rows.flatten(0, 1))), rows.shape[1]
+            block, weights = self._complete(self.inputs.take(rows.flatten(0, 1)), weights, rows, self.epoch)
+            block, networks = self.prepare(block), rows.shape[1]
             for s in range(len(rows)):
                 batch = block.members(s * networks, (s + 1) * networks)
                 losses.append(self._step(batch, tuple(w[s] for w in weights), gradient, number))
                 self.optimiser.apply(gradient, self.training.rate(number, steps))
                 number += 1
         return torch.stack(losses).cpu().double().mean(0).numpy()
+
+    def _complete(
+        self, batch: Batch, weights: tuple[Tensor, ...], rows: Tensor, epoch: int | None
+    ) -> tuple[Batch, tuple[Tensor, ...]]:
+        """The batch (S K, B) of rows (S, K, B) with the columns that are drawn, and weights, targets behind them."""
+        if self.risk.draw is None:
+            return batch, weights
+        drawn = self.risk.draw(rows, self.active, epoch)
+        like = batch.flat
+        flat = torch.cat([like, drawn.columns.flatten(0, 1).to(like.device, like.dtype)], -1)
+        factors = [f.to(like.device, like.dtype) for f in drawn.factors]
+        if factors:
+            weights = tuple(w * f for w, f in zip(weights, factors, strict=True))
+        targets = (t.to(like.device, like.dtype) for t in drawn.targets)
+        return Batch(flat, batch.clouds), (*weights, *targets)
 
     def _step(self, batch: Batch, weights: tuple[Tensor, ...], gradient: Tensor, number: int) -> Tensor:
         """Losses (K,) of the batch of a step; ``gradient`` (K, P) is filled, chunk by chunk of networks."""
@@ -418,7 +480,7 @@ class _Loop:
             views, leaves = self.parameters.leaves(start, stop)
             part = batch if chunk >= networks else batch.members(start, stop)
             self.stack.reseed(partial(self._seeds, number, start, stop))
-            outputs = self.stack(views, part, training=True)
+            outputs = outputs_of(self.stack, views, part, self.risk.slopes, training=True)
             loss = mean_loss(outputs, tuple(w[start:stop] for w in weights), self.risk.loss)
             found = torch.autograd.grad(loss, leaves, torch.ones_like(loss), allow_unused=True)
             pieces = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
@@ -439,13 +501,14 @@ class _Loop:
         total = np.zeros(len(self.active))
         state = self.parameters.views(self.parameters.flat)
         for rows, times in _held_blocks(self.risk, self.active, self.inputs.per_event):
-            outputs = self.stack(state, self.prepare(self.inputs.take(rows)))
-            weights = []
+            batch, weights = self.inputs.take(rows), []
             for c, weight in enumerate(self.risk.weights):
                 picked = weight[rows] if weight.ndim == 1 else weight[torch.from_numpy(self.active)[:, None], rows]
                 scale = torch.from_numpy(1.0 / held.weight[self.active, c])[:, None]
-                weights.append((picked * times * scale).to(self.device, outputs.dtype))
-            total += self.risk.loss(outputs, tuple(weights)).cpu().double().sum(1).numpy()
+                weights.append((picked * times * scale).to(self.device, batch.flat.dtype)[None])
+            batch, completed = self._complete(batch, tuple(weights), rows[None], None)
+            outputs = outputs_of(self.stack, state, self.prepare(batch), self.risk.slopes)
+            total += self.risk.loss(outputs, tuple(w[0] for w in completed)).cpu().double().sum(1).numpy()
         return total
 
     def _check_finite(self, trained: NDArray[np.float64], held: NDArray[np.float64]) -> None:
@@ -542,12 +605,13 @@ def fingerprint(
     return {
         "label": label, "network": stack.describe(), "loss": getattr(risk.loss, "__name__", "custom"),
         "training": asdict(training), "resample": asdict(risk.resample), "rows": len(inputs),
-        "data": _digest(inputs.flat, *clouds, torch.from_numpy(np.array(risk.key))), "weights": _digest(*risk.weights),
-        "initial state": _digest(*state.values()),
+        "data": digest(inputs.flat, *clouds, torch.from_numpy(np.array(risk.key))), "weights": digest(*risk.weights),
+        "initial state": digest(*state.values()),
+        **({"draw": risk.draw.describe()} if risk.draw is not None else {}),
     }  # fmt: skip
 
 
-def _digest(*tensors: Tensor) -> str:
+def digest(*tensors: Tensor) -> str:
     found = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
         found.update(str(tuple(tensor.shape)).encode())

@@ -1,11 +1,14 @@
-"""`nuinfer.losses`: all three have their minimum at the log of the weights' ratio, and nowhere else."""
+"""`nuinfer.losses`: each has its minimum at the exact answer, and nowhere else; and what is linear in weights is."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import optimize
+from torch import Tensor
 
 from nuinfer import losses
 
@@ -75,3 +78,104 @@ def test_cross_entropy_stays_finite_far_out() -> None:
 def test_unknown_loss_lists_the_known() -> None:
     with pytest.raises(ValueError, match="loss: expected one of bce, mlc, sqrt, found 'hinge'"):
         losses.by_name("hinge")
+
+
+# -- with what the simulator knows -------------------------------------------------------------------------------------
+
+LOG_R = torch.tensor([-2.0, 0.3, 1.0, 2.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", [losses.alice, losses.rolr])
+def test_gold_losses_are_their_formulas(loss: Any) -> None:
+    """1805.12244 eq. 24 (with r(x) = e^f) and 1808.00973 eq. 9, in numpy, up to the factor 1/2 of this library."""
+    f = torch.linspace(-2, 2, 4, dtype=torch.float64)
+    r, rhat, w1, w0 = (t.numpy() for t in (LOG_R.exp(), f.exp(), W1, W0))
+    if loss is losses.rolr:
+        exact = w0 * (r - rhat) ** 2 + w1 * (1 / r - 1 / rhat) ** 2
+    else:
+        s, shat = r / (1 + r), rhat / (1 + rhat)
+        exact = -(w1 + w0) * (s * np.log(shat) + (1 - s) * np.log(1 - shat))
+    np.testing.assert_allclose(loss(f, (W1, W0, LOG_R)), 0.5 * exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [losses.alice, losses.rolr])
+def test_gold_losses_have_their_minimum_at_the_joint_ratio(loss: Any) -> None:
+    for f, stays in ((LOG_R, True), (torch.log(W1 / W0), False)):
+        at = f.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(at, (W1, W0, LOG_R)).sum(), at)
+        assert bool(slope.abs().max() < 1e-13) is stays
+    f = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda g: loss(g, (W1, W0, LOG_R)), f, eps=1e-6, atol=1e-7)
+
+
+def test_the_mean_of_a_gold_loss_over_z_has_its_minimum_at_the_ratio_of_x() -> None:
+    """Two values of z at one x: p1 = (0.3, 0.1), p0 = (0.1, 0.3) + shares; r(x) = sum p1 / sum p0."""
+    p1, p0 = torch.tensor([0.6, 0.1], dtype=torch.float64), torch.tensor([0.2, 0.3], dtype=torch.float64)
+    joint, exact = torch.log(p1 / p0), float(torch.log(p1.sum() / p0.sum()))
+    for loss in (losses.alice, losses.rolr):
+
+        def risk(f: float, loss: Any = loss) -> float:
+            return float(loss(torch.full((2,), f, dtype=torch.float64), (p1, p0, joint)).sum())
+
+        found = optimize.minimize_scalar(risk, bounds=(-4, 4), method="bounded", options={"xatol": 1e-9})
+        assert found.x == pytest.approx(exact, abs=1e-6)
+        assert abs(exact - float(joint.mean())) > 0.1
+
+
+def test_scored_adds_the_squared_error_of_the_gradient() -> None:
+    scored = losses.Scored(losses.alice, 3, 0.6)
+    outputs = torch.randn(1, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    t = torch.randn(2, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights = (W1[None], W0[None], LOG_R[None], t[0], t[1])
+    exact = losses.alice(outputs[..., 0], weights[:3])
+    exact += 0.3 * W1 * ((outputs[..., 1] - t[0]) ** 2 + (outputs[..., 2] - t[1]) ** 2)
+    torch.testing.assert_close(scored(outputs, weights), exact)
+    assert scored.__name__ == "alice + 0.6 score"
+
+
+def test_square_and_softmax_have_their_minimum_at_the_exact_answer() -> None:
+    t = torch.randn(2, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert float(losses.square(t.permute(1, 2, 0), (W1[None], t[0], t[1])).abs().max()) == 0
+    one = losses.square(t[0] + 2.0, (W1[None], t[0]))  # a single output has no axis of its own
+    torch.testing.assert_close(one, 2 * W1[None])
+    pi, w = (0.2, 0.3, 0.5), torch.tensor([0.4, 1.3, 2.0], dtype=torch.float64)
+    loss = losses.Softmax(pi)
+    q = w * torch.tensor(pi, dtype=torch.float64)
+    weights = tuple(c[None, None] for c in w)
+    for z, stays in ((torch.log(q) + 3, True), (torch.log(w), False)):
+        at = z[None, None].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(at, weights).sum(), at)
+        assert bool(slope.abs().max() < 1e-13) is stays
+    value = loss((torch.log(q) + 3)[None, None], weights)
+    assert float(value) == pytest.approx(-float((q * torch.log(q / q.sum())).sum()), rel=1e-12)
+    assert loss.__name__ == "softmax of 0.2, 0.3, 0.5"
+
+
+def cases() -> dict[str, tuple[Any, Tensor, int, tuple[Tensor, ...]]]:
+    """Each loss, its outputs, the number of class weights, and what stands behind them."""
+    rng = torch.Generator().manual_seed(4)
+    f, t, many = (torch.randn(*shape, dtype=torch.float64, generator=rng) for shape in ((1, 4), (1, 4), (1, 4, 3)))
+    two = torch.stack([f, t], -1)
+    return {
+        **{name: (losses.by_name(name), f, 2, ()) for name in NAMES},
+        "alice": (losses.alice, f, 2, (LOG_R[None],)),
+        "rolr": (losses.rolr, f, 2, (LOG_R[None],)),
+        "scored": (losses.Scored(losses.rolr, 3, 1.0), two, 2, (LOG_R[None], t)),
+        "square": (losses.square, f, 1, (t,)),
+        "softmax": (losses.Softmax((0.2, 0.3, 0.5)), many, 3, ()),
+    }
+
+
+@pytest.mark.parametrize("name", cases())
+def test_every_loss_is_linear_in_the_class_weights(name: str) -> None:
+    """So that weight 2 is the event twice, 0 its absence, and opposite weights cancel: of any sign."""
+    loss, f, classes, targets = cases()[name]
+    rng = torch.Generator().manual_seed(5)
+    one, two = (torch.randn(classes, 1, 4, dtype=torch.float64, generator=rng) for _ in range(2))
+
+    def of(weights: Tensor) -> Tensor:
+        return torch.as_tensor(loss(f, (*weights, *targets)))
+
+    torch.testing.assert_close(of(one + two), of(one) + of(two), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(of(-2 * one), -2 * of(one), rtol=1e-11, atol=1e-11)
+    assert float(of(one).abs().max()) > 1e-3

@@ -17,7 +17,7 @@ from nuinfer import MLP, DeepSet, Events, Features, NotConverged, Ragged, Traini
 from nuinfer.errors import CorruptFile
 from nuinfer.features import Batch, Inputs
 from nuinfer.resample import Resample
-from nuinfer.train import History, Risk, Trained, _Epoch, _totals, mean_loss
+from nuinfer.train import Draw, Drawn, History, Risk, Trained, _Epoch, _totals, mean_loss
 
 D = 2
 
@@ -551,3 +551,88 @@ def test_the_message_counts_ids_that_do_not_tell_events_apart() -> None:
 def test_patience_without_held_out_rows_is_refused() -> None:
     with pytest.raises(ValueError, match=r"patience=3 stops on held-out events, found none"):
         run(Resample(seed=1, validation=0), Training(epochs=2, batch=64, patience=3))
+
+
+# -- rows that are completed -------------------------------------------------------------------------------------------
+
+
+class Table(Draw):
+    """Columns, factors and targets of each row from tables; in ``epochs`` what it was asked for."""
+
+    def __init__(self, columns: Tensor, factors: tuple[Tensor, ...] = (), targets: tuple[Tensor, ...] = ()) -> None:
+        self.columns, self.factors, self.targets = columns, factors, targets
+        self.epochs: list[int | None] = []
+
+    def __call__(self, rows: Tensor, networks: NDArray[np.int64], epoch: int | None) -> Drawn:
+        assert rows.shape[1] == len(networks)
+        self.epochs.append(epoch)
+        return Drawn(self.columns[rows], tuple(f[rows] for f in self.factors), tuple(t[rows] for t in self.targets))
+
+    def describe(self) -> str:
+        return train.digest(self.columns, *self.factors, *self.targets)
+
+
+def completed(draw: Draw, inputs: Inputs, loss: losses.Loss = losses.bce, **options: Any) -> Trained:
+    """A training of networks of both columns, on inputs that hold those which the draw does not add."""
+    _, weights, key = sample()
+    stack = nets.stack(SPEC, Features(["a", "b"]).shape)
+    resample = Resample(seed=4, members=2, folds=2, validation=0.3, bootstrap=True)
+    risk = Risk(loss, weights, key, resample, draw=draw)
+    state = stack.initial(4, range(4))
+    return train.minimise(stack, state, inputs, risk, Training(epochs=3, batch=32), progress=False, **options)
+
+
+def test_columns_that_are_drawn_are_columns() -> None:
+    """The same numbers to the bit as with these columns among the inputs, in training and validation."""
+    inputs, _, _ = sample()
+    plain = run(Resample(seed=4, members=2, folds=2, validation=0.3, bootstrap=True), Training(epochs=3, batch=32))
+    draw = Table(inputs.flat[:, 1:])
+    same(completed(draw, Inputs(inputs.flat[:, :1].contiguous())), plain)
+    assert set(draw.epochs) == {0, 1, 2, None}
+    other = completed(Table(inputs.flat[:, :1]), Inputs(inputs.flat[:, :1].contiguous()))
+    assert not np.array_equal(other.history.train, plain.history.train)
+
+
+def test_factors_multiply_the_class_weights_and_targets_follow_them() -> None:
+    """Factors of 2 for both classes double the risk; of one class they are what the loss is told."""
+    inputs, _, _ = sample()
+    first, one = Inputs(inputs.flat[:, :1].contiguous()), torch.ones(400)
+    seen = []
+
+    def loss(outputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        seen.append(len(weights))
+        torch.testing.assert_close(weights[2], weights[3] ** 2)
+        return losses.bce(outputs, weights[:2])
+
+    rows = torch.arange(400.0)
+    plain = completed(Table(inputs.flat[:, 1:], targets=(rows**2, rows)), first, loss)
+    doubled = completed(Table(inputs.flat[:, 1:], (2 * one, 2 * one), (rows**2, rows)), first, loss)
+    assert set(seen) == {4}
+    np.testing.assert_allclose(doubled.history.train[0], 2 * plain.history.train[0], rtol=2e-2)
+    np.testing.assert_allclose(doubled.history.validation[-1], 2 * plain.history.validation[-1], rtol=2e-2)
+    skewed = completed(Table(inputs.flat[:, 1:], (2 * one, one), (rows**2, rows)), first, loss)
+    assert np.abs(skewed.history.train[0] / plain.history.train[0] - 1.5).max() < 0.1
+
+
+def test_a_checkpoint_knows_its_draw(tmp_path: Path) -> None:
+    inputs, _, _ = sample()
+    first, path = Inputs(inputs.flat[:, :1].contiguous()), tmp_path / "c.safetensors"
+    completed(Table(inputs.flat[:, 1:]), first, checkpoint=path)
+    with pytest.raises(ValueError, match=r"belongs to another configuration \(draw: expected"):
+        completed(Table(inputs.flat[:, 1:] + 1), first, checkpoint=path)
+
+
+def test_slopes_are_the_gradient_with_respect_to_the_last_columns() -> None:
+    inputs, _, _ = sample()
+    stack = nets.stack(SPEC, Features(["a", "b"]).shape)
+    state = {name: t.double() for name, t in stack.initial(1, [0, 1]).items()}
+    batch = Batch(inputs.flat[:50].double().expand(2, -1, -1), {})
+    found = train.outputs_of(stack, state, batch, 1)
+    assert found.shape == (2, 50, 2)
+    torch.testing.assert_close(found[..., 0], stack(state, batch))
+    step = torch.tensor([0.0, 1e-6], dtype=torch.float64)
+    up, down = (stack(state, Batch(batch.flat + sign * step, {})) for sign in (1, -1))
+    torch.testing.assert_close(found[..., 1], (up - down) / 2e-6, rtol=1e-7, atol=1e-8)
+    other = train.outputs_of(stack, state, batch, 2)
+    torch.testing.assert_close(other[..., 2], found[..., 1])
+    assert (other[..., 1] - found[..., 1]).abs().max() > 1e-3

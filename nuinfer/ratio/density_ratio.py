@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,15 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from . import calibration, losses, metrics, store
-from .calibration import Calibration
-from .ensemble import Fitted, Model, fit, model_of, network_of, spec_of
-from .events import Events, positive_total
-from .features import Batch, Features, Inputs
-from .nets import MLP, Network
-from .resample import Resample
-from .train import History, Training
-from .trees import Forest, Trees
+from .. import calibration, losses, metrics, store
+from ..calibration import Calibration
+from ..ensemble import Fitted, Model, fit, model_of, network_of, spec_of
+from ..events import Events, positive_total
+from ..features import Batch, Features, Inputs
+from ..nets import MLP, DeepSet, Network
+from ..resample import Resample
+from ..train import History, Training
+from ..trees import Forest, Trees
+from .learned import key_of, out_of_fold, selected
 
 __all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "refine", "two_sample_test"]
 
@@ -106,12 +107,7 @@ class Ratio:
         per_network = self._networks(self.features.tensors(events))
         if self.resample.folds == 1:
             return per_network
-        by_fold = per_network.reshape(self.resample.members, self.resample.folds, -1)
-        mean = special.logsumexp(by_fold, axis=1) - np.log(self.resample.folds)
-        key = self._key(events)
-        seen = np.isin(key, self.known)
-        own = np.take_along_axis(by_fold, self.resample.fold_of(key).astype(np.int64)[None, None], 1)[:, 0]
-        return np.asarray(np.where(seen, own, mean))
+        return out_of_fold(per_network, self.resample, self._key(events), self.known)
 
     def weights(self, events: Events) -> Floats:
         """exp(log) (N,): factors that give the denominator's events the shape of the numerator.
@@ -142,12 +138,7 @@ class Ratio:
         return _report(self, numerator, denominator, bins, seed)
 
     def _key(self, events: Events) -> NDArray[np.int64]:
-        if self.group is not None and self.group not in events:
-            raise KeyError(
-                f"no column {self.group!r}, by which this ratio knows the events that its networks were trained on; "
-                f"add it (for events of another sample: numbers that do not occur in the training sample)"
-            )
-        return events.key(self.group)
+        return key_of(events, self.group)
 
     def _networks(self, inputs: Inputs) -> Floats:
         raw = Fitted(self.model, None).log(inputs)
@@ -276,10 +267,9 @@ def fit_ratio(
     features = Features.of(features)
     parts = [("numerator", numerator), ("denominator", denominator)]
     yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
-    # a copy only where there is something to leave out: columns may be mapped from a file
-    used = [(name, events if events.weight.all() else events.select(events.weight != 0)) for name, events in parts]
+    used = [(name, selected(events)) for name, events in parts]
     key = np.concatenate([events.key(group) for _, events in used])
-    weights = _two_weights(used[0][1].weight, used[1][1].weight)
+    weights = two_weights(used[0][1].weight, used[1][1].weight)
     if cache is None:
         inputs = Inputs.concat([features.tensors(events) for _, events in used])
     else:
@@ -293,7 +283,7 @@ def fit_ratio(
     maps = np.empty((0, 0))
     if validation and (calibrate or (weights[0] < 0).any() or (weights[1] < 0).any()):
         held = _held_out(fitted, inputs, weights, key, resample)
-        _warn_where_negative(held)
+        warn_where_negative(held)
         maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
     samples = Samples(numerator.digest(), denominator.digest())
@@ -302,7 +292,7 @@ def fit_ratio(
     )
 
 
-def _two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:
+def two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:
     """Weights of both classes on the rows of numerator, then denominator, each with mean 1 over all rows."""
     w1 = np.concatenate([numerator, np.zeros(len(denominator))])
     w0 = np.concatenate([np.zeros(len(numerator)), denominator])
@@ -321,13 +311,15 @@ def _held_out(
     return found
 
 
-def _warn_where_negative(held: list[tuple[Floats, Floats, Floats]]) -> None:
+def warn_where_negative(
+    held: Sequence[tuple[Floats, ...]], names: tuple[str, ...] = ("numerator", "denominator")
+) -> None:
     """A loss is unbounded where the local net weight is negative: say so where held-out events show it."""
     for n, (f, *classes) in enumerate(held):
         if all((w >= 0).all() for w in classes) or len(f) < 20:
             continue
         where = np.digitize(f, np.quantile(f, np.linspace(0, 1, 21)[1:-1]))
-        for name, w in zip(("numerator", "denominator"), classes, strict=True):
+        for name, w in zip(names, classes, strict=True):
             net, error = np.bincount(where, w), np.sqrt(np.bincount(where, w * w))
             worst = int(np.argmin(net + 3 * error))
             if net[worst] < -3 * error[worst]:
@@ -426,8 +418,6 @@ def two_sample_test(
     """
     features = Features.of(features)
     if network is None:
-        from .nets import DeepSet
-
         network = DeepSet(width=32, latent=16) if features.clouds else MLP(width=32, depth=2)
     ratio = fit_ratio(
         first, second, features, network=network, folds=folds, group=group, seed=seed, progress=progress,

@@ -1,0 +1,206 @@
+"""What all learned ratios share: K networks, and the events that each of them has seen.
+
+No event is scored by a network that was trained on it: an event that is known gets the networks of its own fold, any
+other one the mean over all folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special
+
+from .. import nets
+from ..ensemble import Ensemble, Fitted, fit_networks, model_of, network_of, spec_of
+from ..events import Events
+from ..features import Batch, Features, Inputs, Shape
+from ..losses import Loss
+from ..nets import Network
+from ..resample import Resample
+from ..train import Draw, History, Training
+from ..trees import Trees
+
+Floats = NDArray[np.float64]
+Keys = NDArray[np.int64]
+
+
+def key_of(events: Events, group: str | None) -> Keys:
+    """What folds hash of events that a ratio is applied to; ``KeyError`` without the column that it knows them by."""
+    if group is not None and group not in events:
+        raise KeyError(
+            f"no column {group!r}, by which this ratio knows the events that its networks were trained on; "
+            f"add it (for events of another sample: numbers that do not occur in the training sample)"
+        )
+    return events.key(group)
+
+
+def out_of_fold(logs: Floats, resample: Resample, key: Keys, known: Keys) -> Floats:
+    """Members' logs (K, N, ...) from those of all networks: their own fold's, or the log of the mean over folds."""
+    if resample.folds == 1:
+        return logs
+    by_fold = logs.reshape(resample.members, resample.folds, *logs.shape[1:])
+    mean = special.logsumexp(by_fold, axis=1) - np.log(resample.folds)
+    rest = (1,) * (logs.ndim - 2)
+    fold = resample.fold_of(key).astype(np.int64).reshape(1, 1, -1, *rest)
+    own = np.take_along_axis(by_fold, fold, 1)[:, 0]
+    return np.asarray(np.where(np.isin(key, known).reshape(1, -1, *rest), own, mean))
+
+
+def shares(resample: Resample, key: Keys, known: Keys) -> Floats:
+    """What each network contributes to its member's answer, (members, folds, N): 1 or 0, or 1 / folds."""
+    if resample.folds == 1:
+        return np.ones((resample.members, 1, len(key)))
+    own = resample.fold_of(key) == np.arange(resample.folds)[:, None]
+    part = np.where(np.isin(key, known), own, 1.0 / resample.folds)
+    return np.broadcast_to(part, (resample.members, *part.shape))
+
+
+class Rows(NamedTuple):
+    """What is trained on: N rows, one array of weights a class, and what resampling hashes."""
+
+    inputs: Inputs
+    weights: tuple[Floats, ...]
+    key: Keys
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train; the same for every ratio of this package."""
+
+    network: Network
+    resample: Resample
+    training: Training
+    group: str | None
+    device: str
+    checkpoint: str | Path | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, Trees):
+            raise TypeError("network: expected one that is differentiable, such as MLP(), found Trees, which cannot "
+                            "be trained with inputs that are drawn anew each epoch")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Trained networks and what is needed to apply them to events.
+
+    Attributes
+    ----------
+    extra:
+        Flat columns behind those of ``features``: the parameters, standardised.
+    outputs:
+        Numbers that a network gives an event.
+    known:
+        Keys of the training events, sorted; empty without folds.
+    """
+
+    features: Features
+    network: Network
+    model: Ensemble
+    resample: Resample
+    history: History
+    group: str | None
+    known: Keys
+    extra: int = 0
+    outputs: int = 1
+
+    def inputs(self, events: Events, columns: Floats | None = None) -> Inputs:
+        """The networks' inputs, with the extra columns (N, extra) behind the flat ones."""
+        found = self.features.tensors(events)
+        if columns is None:
+            return found
+        behind = torch.from_numpy(columns.astype(np.float32))
+        return Inputs(torch.cat([found.flat, behind], 1), found.clouds)
+
+    def batch(self, batch: Batch, columns: torch.Tensor) -> Batch:
+        """A batch of one member (1, B) with extra columns (extra,) or (B, extra), in torch."""
+        flat = batch.flat
+        behind = columns.to(flat.device, flat.dtype).expand(1, flat.shape[1], self.extra)
+        return Batch(torch.cat([flat, behind], -1), batch.clouds)
+
+    def out_of_fold(self, events: Events, logs: Floats) -> Floats:
+        """Members' logs (K, N, ...) from those of all networks."""
+        return out_of_fold(logs, self.resample, self._key(events), self.known)
+
+    def shares(self, events: Events) -> Floats:
+        """What each network contributes to its member's answer (members, folds, N)."""
+        return shares(self.resample, self._key(events), self.known)
+
+    def _key(self, events: Events) -> Keys:
+        return events.id if self.resample.folds == 1 else key_of(events, self.group)
+
+    def spec(self) -> dict[str, Any]:
+        """What `of` needs beside the arrays."""
+        return {
+            "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
+            "group": self.group, "extra": self.extra, "outputs": self.outputs,
+        }  # fmt: skip
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save."""
+        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        return {**model, "known": self.known, **self.history.arrays()}
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], module: Any) -> Learned:
+        """The inverse of `spec` and `arrays`; ``module`` makes the network where it was a user's own."""
+        features, network = Features.from_json(spec["features"]), cast(Network, network_of(spec["network"], module))
+        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        shape = _wider(features.shape, spec["extra"])
+        model = cast(Ensemble, model_of(network, shape, parts, spec["outputs"]))
+        return cls(
+            features, network, model, Resample(**spec["resample"]), History.of_arrays(arrays), spec["group"],
+            arrays["known"], spec["extra"], spec["outputs"],
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        r = self.resample
+        folds = f" x {r.folds} folds" if r.folds > 1 else ""
+        name = type(self.network).__name__
+        return f"{name}, {r.members} members{folds}, columns {', '.join(self.features.columns)}"
+
+
+def learn(
+    rows: Rows,
+    features: Features,
+    options: Options,
+    loss: Loss,
+    *,
+    label: str,
+    classes: tuple[str, ...] = ("numerator", "denominator"),
+    draw: Draw | None = None,
+    extra: int = 0,
+    slopes: int = 0,
+    outputs: int = 1,
+) -> Learned:
+    """Train the networks of ``options`` on ``rows``."""
+    o = options
+    stack = nets.stack(o.network, _wider(features.shape, extra), outputs)
+    fitted = fit_networks(
+        rows.inputs, rows.weights, rows.key, o.resample, stack=stack, loss=loss, training=o.training, classes=classes,
+        draw=draw, drawn=extra, slopes=slopes, device=o.device, checkpoint=o.checkpoint, label=label,
+        progress=o.progress,
+    )  # fmt: skip
+    known = np.unique(rows.key) if o.resample.folds > 1 else np.empty(0, np.int64)
+    model, history = _networks(fitted)
+    return Learned(features, o.network, model, o.resample, history, o.group, known, extra, outputs)
+
+
+def _networks(fitted: Fitted) -> tuple[Ensemble, History]:
+    return cast(Ensemble, fitted.model), cast(History, fitted.history)
+
+
+def _wider(shape: Shape, columns: int) -> Shape:
+    return Shape(shape.flat + columns, shape.clouds)
+
+
+def selected(events: Events) -> Events:
+    """The events whose weight is not 0; a copy only where there is something to leave out."""
+    return events if events.weight.all() else events.select(events.weight != 0)

@@ -1,0 +1,821 @@
+"""`nuinfer.ratio`: ratios as functions of theta, scores and mixtures of classes, against closed forms.
+
+The toy has a latent variable, z = theta + N(0, 1), seen as x = z + N(0, 1): p(x | theta) = N(theta, 2), and the joint
+ratio and score are those of z.  The yardstick of a log ratio is Q as in test_ratio.py, n E[s (1 - s) (f - log r)^2],
+the chi-squared of its error for n training events: some ten for a good fit of a function of x and theta, hundreds for
+none.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+from torch import Tensor, nn
+
+from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, losses, nets, train
+from nuinfer.features import Batch
+from nuinfer.ratio import (
+    ClassRatio,
+    LocalScore,
+    ParametrisedRatio,
+    fit_class_ratio,
+    fit_parametrised_ratio,
+    fit_ratio,
+    fit_score,
+)
+from nuinfer.ratio.draws import Pairing
+from nuinfer.ratio.parameters import with_gradient
+from nuinfer.resample import Resample
+from nuinfer.simulators import LinearGaussian
+
+Floats = NDArray[np.float64]
+
+N = 3000
+BOX = {"theta": (-1.5, 1.5)}
+SMALL = MLP(width=24, depth=2)
+TRAIN = Training(epochs=12, batch=128, learning_rate=5e-3)
+SHORT = Training(epochs=2, batch=64)
+
+
+def latent(n: int, seed: int, *, reference: bool = False) -> Events:
+    """Events at theta from the box, or at theta = 0 with another theta beside them, and what is known of z."""
+    rng = np.random.default_rng([seed, reference])
+    theta = rng.uniform(-1.5, 1.5, n)
+    z = rng.normal(0 * theta if reference else theta)
+    x = z + rng.normal(size=n)
+    return Events({"theta": theta, "x": x, "z": z, "joint": np.exp(theta * z - theta**2 / 2), "t": z - theta})
+
+
+def broad(n: int, seed: int) -> Events:
+    """Events of a generator that covers every theta, z ~ N(0, 1.5^2)."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 1.5, n)
+    return Events({"z": z, "x": z + rng.normal(size=n)})
+
+
+def weight(events: Events, theta: Tensor) -> Tensor:
+    """The weight that makes `broad` a sample of theta, times a rate that depends on it."""
+    z = torch.from_numpy(events["z"])
+    return torch.exp(-((z - theta[:, :1]) ** 2) / 2 + z**2 / (2 * 1.5**2) + 0.3 * theta[:, :1])
+
+
+def log_ratio(events: Events) -> Floats:
+    """Exact, at the events' own theta, to theta = 0."""
+    x, theta = events["x"], events["theta"]
+    return np.asarray(x * theta / 2 - theta**2 / 4)
+
+
+def score(events: Events) -> Floats:
+    return np.asarray((events["x"] - events["theta"]) / 2)[:, None]
+
+
+TEST = Events.concat([latent(2000, 1001), latent(2000, 1002, reference=True)])
+AT = {"theta": TEST["theta"]}
+
+
+def cost(log: Floats, n: int = 2 * N, exact: Floats | None = None) -> float:
+    """Q for n training events, on a test sample that is half numerator and half denominator."""
+    exact = log_ratio(TEST) if exact is None else exact
+    s = special.expit(exact)
+    return n * float(np.mean(s * (1 - s) * (log - exact) ** 2))
+
+
+def rms(found: Floats, exact: Floats) -> float:
+    return float(np.sqrt(np.mean((found - exact) ** 2)))
+
+
+def fit(loss: Any = "bce", seed: int = 1, *, simulations: Events | None = None, **options: Any) -> ParametrisedRatio:
+    """A fit to the toy with the columns that a loss needs."""
+    one = latent(N, seed) if simulations is None else simulations
+    columns = {
+        "joint_ratio": "joint" if loss in ("alice", "rolr", "alices", "rascal") else None,
+        "joint_score": ["t"] if loss in ("cascal", "alices", "rascal") else None,
+    }
+    options = {"network": SMALL, "training": TRAIN, "seed": seed, "progress": False, **columns} | options
+    reference = options.pop("reference", latent(N, seed + 50, reference=True))
+    return fit_parametrised_ratio(one, ["theta"], ["x"], reference=reference, loss=loss, **options)
+
+
+def fit_weighted(loss: Any = "bce", seed: int = 1, events: Events | None = None, **options: Any) -> ParametrisedRatio:
+    """A fit to one sample with a weight function."""
+    sample = broad(N, seed) if events is None else events
+    options = {"network": SMALL, "training": TRAIN, "seed": seed, "progress": False, "weight": weight, "prior": BOX,
+               "reference": {"theta": 0.0}} | options  # fmt: skip
+    return fit_parametrised_ratio(sample, ["theta"], ["x"], loss=loss, **options)
+
+
+@functools.cache
+def fitted(loss: Any, seed: int = 1) -> ParametrisedRatio:
+    """Fits that several tests look at."""
+    return fit(loss, seed)
+
+
+@functools.cache
+def shuffled() -> ParametrisedRatio:
+    """The wrong one: theta has nothing to do with its event."""
+    one = latent(N, 1)
+    return fit(simulations=one.with_columns(theta=np.random.default_rng(1).permutation(one["theta"])))
+
+
+# -- the answer -------------------------------------------------------------------------------------------------------
+
+
+def test_log_ratio_and_score_of_events_at_many_theta() -> None:
+    ratio = fitted("bce")
+    assert cost(ratio.log(TEST, AT)) < 40
+    assert rms(ratio.score(TEST, AT), score(TEST)) < 0.35
+    assert cost(np.zeros(len(TEST))) > 150
+    assert cost(shuffled().log(TEST, AT)) > 100
+    assert rms(shuffled().score(TEST, AT), score(TEST)) > 0.6
+
+
+def test_two_parameters() -> None:
+    problem = LinearGaussian([[1.0, 0.5], [0.0, 1.0]], noise=1.5)
+    simulations, reference = problem.simulate(5000, 1), problem.sample_at([0.0, 0.0], 5000, 2)
+    ratio = fit_parametrised_ratio(
+        simulations, ["theta0", "theta1"], ["x0", "x1"], reference=reference, network=MLP(width=32, depth=2),
+        training=Training(epochs=15, batch=256), seed=1, progress=False,
+    )  # fmt: skip
+    test = problem.simulate(3000, 3)
+    theta = np.stack([test["theta0"], test["theta1"]], 1)
+    x = np.stack([test["x0"], test["x1"]], 1)
+    exact = problem.log_likelihood(x, theta) - problem.log_likelihood(x, np.zeros(2))
+    found = ratio.log(test, theta)
+    assert cost(found, 10_000, exact) < 120  # a quadratic form in four variables has 15 parameters
+    assert cost(np.zeros(3000), 10_000, exact) > 800
+    slope = (x - theta @ problem.matrix.T) @ problem.matrix / 1.5
+    assert rms(ratio.score(test, theta), slope) < 0.4
+    assert rms(np.zeros((3000, 2)), slope) > 0.8
+    by_name = {"theta0": test["theta0"], "theta1": test["theta1"]}
+    np.testing.assert_array_equal(ratio.log(test, by_name), found)
+    assert rms(ratio.log(test, theta[:, ::-1]), exact) > 3 * rms(found, exact)  # the order of names matters
+
+
+def test_the_marginal_as_reference() -> None:
+    """p(x) of a uniform theta is the difference of two normal distribution functions."""
+    ratio = fit(reference="marginal")
+    x, theta = TEST["x"], TEST["theta"]
+    marginal = (special.ndtr((x + 1.5) / np.sqrt(2)) - special.ndtr((x - 1.5) / np.sqrt(2))) / 3
+    exact = stats.norm.logpdf(x, theta, np.sqrt(2)) - np.log(marginal)
+    assert cost(ratio.log(TEST, AT), exact=exact) < 30
+    assert cost(np.zeros(len(x)), exact=exact) > 100
+    assert cost(log_ratio(TEST), exact=exact) > 60  # the other reference
+    assert ratio.reference == "marginal"
+
+
+def test_joint_ratio_and_score_save_events() -> None:
+    """The same sizes and seeds: a factor of two in Q and more, where it measures three to six."""
+    logs = {loss: np.mean([cost(fitted(loss, s).log(TEST, AT)) for s in (1, 2)]) for loss in ("bce", "alice", "alices")}
+    assert logs["alice"] < 0.5 * logs["bce"]
+    assert logs["alices"] < 0.7 * logs["alice"]
+    scores = {loss: np.mean([rms(fitted(loss, s).score(TEST, AT), score(TEST)) for s in (1, 2)]) for loss in logs}
+    assert scores["alices"] < 0.5 * scores["bce"]
+
+
+def test_the_score_alone_helps() -> None:
+    ratio = fit("cascal")
+    assert rms(ratio.score(TEST, AT), score(TEST)) < 0.5 * rms(fitted("bce").score(TEST, AT), score(TEST))
+    assert cost(ratio.log(TEST, AT)) < cost(fitted("bce").log(TEST, AT))
+
+
+@pytest.mark.parametrize("loss", ["rolr", "rascal"])
+def test_squared_errors_of_the_ratio(loss: str) -> None:
+    ratio = fit(loss)
+    assert cost(ratio.log(TEST, AT)) < 40
+    assert rms(ratio.score(TEST, AT), score(TEST)) < 0.35
+
+
+def test_a_wrong_joint_ratio_is_believed() -> None:
+    """The losses do use it: shuffled, it is no better than nothing."""
+    one, zero = latent(N, 1), latent(N, 51, reference=True)
+    wrong = one.with_columns(joint=np.random.default_rng(1).permutation(one["joint"]))
+    assert cost(fit("alice", simulations=wrong, reference=zero).log(TEST, AT)) > 40
+
+
+@pytest.mark.parametrize("loss", ["bce", "alices"])
+def test_one_sample_with_the_weights_of_every_theta(loss: str) -> None:
+    ratio = fit_weighted(loss, points=128, validation=0.0)
+    assert cost(ratio.log(TEST, AT), N) < 20
+    assert rms(ratio.score(TEST, AT), score(TEST)) < (0.25 if loss == "bce" else 0.12)
+    assert cost(np.zeros(len(TEST)), N) > 75
+    assert ratio.reference == {"theta": 0.0}
+    # the sum of the weights at the reference; shapes do not know of rates
+    own = weight(broad(N, 1), torch.zeros(1, 1, dtype=torch.float64)).sum()
+    assert ratio.yields.denominator == pytest.approx(float(own), rel=1e-12)
+
+
+def test_with_weights_the_class_is_known_and_bce_is_alice() -> None:
+    one, two = (fit_weighted(loss, training=SHORT).log(TEST, AT) for loss in ("bce", "alice"))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_weights_and_the_marginal() -> None:
+    x, theta = TEST["x"], TEST["theta"]
+    marginal = (special.ndtr((x + 1.5) / np.sqrt(2)) - special.ndtr((x - 1.5) / np.sqrt(2))) / 3
+    exact = stats.norm.logpdf(x, theta, np.sqrt(2)) - np.log(marginal)
+    ratio = fit_weighted(reference="marginal")
+    assert cost(ratio.log(TEST, AT), N, exact) < 15
+    assert cost(log_ratio(TEST), N, exact) > 30
+
+
+def test_signed_weights_of_theta() -> None:
+    """A third of the events of weight -1/2 and the others enlarged: the densities are the same."""
+    events = broad(2 * N, 1)
+    sign = np.where(np.random.default_rng(1).random(2 * N) < 0.2, -0.5, 1.375)
+
+    def signed(part: Events, theta: Tensor) -> Tensor:
+        return weight(part, theta) * torch.from_numpy(part["sign"])
+
+    ratio = fit_weighted(events=events.with_columns(sign=sign), weight=signed)
+    assert cost(ratio.log(TEST, AT), N) < 40
+
+
+def test_the_estimate_of_a_thousand_events_is_the_exact_one() -> None:
+    """x ~ N(theta, 2): the exact estimate is the mean, its error sqrt(2 / 1000)."""
+    x = np.random.default_rng(7).normal(0.4, np.sqrt(2), 1000)
+    events, sigma = Events({"x": x}), np.sqrt(2 / 1000)
+
+    def estimate(ratio: ParametrisedRatio) -> float:
+        batch = ratio.features.tensors(events).span(0, 1000)
+
+        def value(theta: Floats) -> tuple[float, Floats]:
+            at = torch.tensor(theta, requires_grad=True)
+            total = -ratio.tensor(batch, at).double().sum()
+            (slope,) = torch.autograd.grad(total, at)
+            return float(total.detach()), slope.numpy()
+
+        found = optimize.minimize(value, np.zeros(1), jac=True, method="L-BFGS-B", bounds=[(-1.5, 1.5)])
+        return float(found.x[0])
+
+    assert abs(estimate(fitted("alices")) - x.mean()) < sigma
+    assert abs(estimate(shuffled()) - x.mean()) > 3 * sigma
+
+
+# -- the score at one theta -------------------------------------------------------------------------------------------
+
+LINE = Events({"x": np.linspace(-2.5, 2.5, 101)})
+
+
+def test_sally_is_the_exact_score() -> None:
+    """E[z - theta | x] = (x - theta) / 2, and the information of one event is 1/2."""
+    options: dict[str, Any] = {"network": SMALL, "training": TRAIN, "seed": 1, "progress": False, "folds": 2}
+    at = latent(N, 1, reference=True)
+    found = fit_score(at, ["theta"], ["x"], reference={"theta": 0.0}, joint_score=["z"], **options)
+    exact = LINE["x"][:, None] / 2
+    # least squares: the residual t - t(x) has variance 1/2, so that a fit of about 10 parameters has this error
+    assert rms(found.score(LINE), exact) < 3 * np.sqrt(0.5 * 10 / N)
+    assert rms(0 * exact, exact) > 0.7
+    assert found.information[0, 0] == pytest.approx(0.5, abs=0.06)  # 4 sqrt(var(x^2 / 4) / N) = 0.05
+    weighted = fit_score(broad(N, 1), ["theta"], ["x"], reference=[0.0], weight=weight, **options)
+    assert rms(weighted.score(LINE), exact) < 4 * np.sqrt(0.5 * 10 / N)
+    theta = {"theta": 0.1}
+    np.testing.assert_allclose(found.log(LINE, theta), 0.1 * LINE["x"] / 2 - 0.1**2 / 4, atol=0.02)
+    batch = Features(["x"]).tensors(LINE).span(0, len(LINE))
+    np.testing.assert_allclose(found.tensor(batch).numpy(), found.score(LINE), atol=1e-5)
+
+
+def test_sally_of_two_parameters() -> None:
+    problem = LinearGaussian([[1.0, 0.5], [0.0, 1.0]], noise=1.0)
+    events = problem.sample_at([0.0, 0.0], N, 1)
+    rng = np.random.default_rng(1)
+    x = np.stack([events["x0"], events["x1"]], 1)
+    exact = x @ problem.matrix
+    joint = exact + rng.normal(size=exact.shape)  # what a latent variable adds, of mean zero given x
+    events = events.with_columns(a=joint[:, 0], b=joint[:, 1])
+    found = fit_score(
+        events, ["a", "b"], ["x0", "x1"], reference=[0.0, 0.0], joint_score=["a", "b"], network=SMALL, training=TRAIN,
+        seed=1, progress=False, members=2,
+    )  # fmt: skip
+    assert found.members(events).shape == (2, N, 2)
+    assert rms(found.score(events), exact) < 0.25
+    assert rms(0 * exact, exact) > 1
+    np.testing.assert_allclose(found.information, problem.matrix.T @ problem.matrix, atol=0.2)
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
+
+MEANS, SIZES = {"low": -1.5, "mid": 0.0, "high": 1.5}, (2000, 4000, 1000)
+PI = np.array(SIZES) / sum(SIZES)
+
+
+def gaussians(seed: int = 1, sizes: tuple[int, ...] = SIZES) -> dict[str, Events]:
+    rng = np.random.default_rng(seed)
+    return {name: Events({"x": rng.normal(m, 1, n)}) for (name, m), n in zip(MEANS.items(), sizes, strict=True)}
+
+
+def posterior(x: Floats, pi: Floats = PI) -> Floats:
+    """Exact class probabilities."""
+    logs = stats.norm.logpdf(x[:, None], list(MEANS.values()), 1) + np.log(pi)
+    return np.asarray(special.softmax(logs, axis=1))
+
+
+def fit_classes(samples: Mapping[str, Events] | None = None, **options: Any) -> ClassRatio:
+    options = {"network": SMALL, "training": TRAIN, "seed": 1, "progress": False} | options
+    return fit_class_ratio(gaussians() if samples is None else samples, ["x"], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"members": 2, "folds": 2, "calibrate": "temperature", "bootstrap": False}])
+def test_class_probabilities_and_mixtures(options: Any) -> None:
+    """The error of a probability is that of about ten parameters over 7000 events."""
+    ratio, x = fit_classes(**options), LINE["x"]
+    exact, sigma = posterior(x), np.sqrt(10 * 0.25 / 7000)
+    assert rms(ratio.probabilities(LINE), exact) < 2 * sigma
+    assert rms(PI + 0 * exact, exact) > 10 * sigma
+    factors = {"low": 0.2, "high": 3.0}
+    p = np.array([0.2, 1.0, 3.0])
+    log = np.log(exact @ p) - np.log(PI @ p)
+    assert rms(ratio.log(LINE, factors), log) < 0.05
+    assert rms(0 * log, log) > 0.4
+    np.testing.assert_allclose(ratio.log(LINE, p), ratio.log(LINE, factors), rtol=1e-12)
+    np.testing.assert_allclose(ratio.log(LINE, 7 * p), ratio.log(LINE, p), atol=1e-12)  # of shapes
+    np.testing.assert_allclose(ratio.log(LINE, np.ones(3)), 0, atol=1e-6)
+    one_class = ratio.log(LINE, [0, 0, 1])
+    np.testing.assert_allclose(ratio.log_ratios(LINE)[:, 2], one_class, atol=1e-6)
+    np.testing.assert_allclose(ratio.fractions, PI)
+
+
+def test_a_mixture_is_a_function_of_theta() -> None:
+    """Survival: P_k = 1 - theta sin^2(phi + k)."""
+    ratio = fit_classes()
+    phases = torch.tensor([0.3, 1.3, 2.3], dtype=torch.float64)
+    bound = ratio.of(["strength", "phase"], lambda t: 1 - t[:, :1] * torch.sin(t[:, 1:] + phases) ** 2)
+    at = {"strength": 0.8, "phase": 0.2}
+    p = 1 - 0.8 * np.sin(0.2 + phases.numpy()) ** 2
+    np.testing.assert_allclose(bound.log(LINE, at), ratio.log(LINE, p), rtol=1e-12)
+    assert rms(bound.log(LINE, at), np.log(posterior(LINE["x"]) @ p) - np.log(PI @ p)) < 0.05
+    slope = bound.score(LINE, at)
+    for j, name in enumerate(at):
+        up, down = (bound.log(LINE, {**at, name: at[name] + h}) for h in (1e-5, -1e-5))
+        np.testing.assert_allclose(slope[:, j], (up - down) / 2e-5, atol=1e-6)
+    batch = ratio.features.tensors(LINE).span(0, len(LINE))
+    theta = torch.tensor([0.8, 0.2], dtype=torch.float64, requires_grad=True)
+    found = bound.tensor(batch, theta)
+    np.testing.assert_allclose(found.detach(), bound.log(LINE, at), atol=1e-6)
+    (total,) = torch.autograd.grad(found.sum(), theta)
+    np.testing.assert_allclose(total, slope.sum(0), rtol=1e-4)
+    many = ratio.tensor(batch, torch.from_numpy(np.stack([p, np.ones(3)])))
+    np.testing.assert_allclose(many[0].detach(), ratio.log(LINE, p), atol=1e-6)
+    assert many.shape == (2, len(LINE))
+
+
+def test_class_weights_are_weights() -> None:
+    """Weight 2 is the event twice, 0 its absence: within half a sigma, where 1 is many away."""
+    network = lambda: nn.Linear(1, 3)  # noqa: E731 - the exact model of Gaussians of one width
+    training = Training(epochs=60, batch=4096, learning_rate=0.1, weight_decay=0.0)
+    options: dict[str, Any] = {"network": network, "training": training, "validation": 0.0}
+    samples, extra = gaussians(sizes=(1500, 1500, 1500)), Events({"x": np.random.default_rng(5).normal(1, 1, 1500)})
+    copies = Events({"x": extra["x"]}, id=np.arange(1500))
+
+    def probabilities(*parts: Events) -> Floats:
+        return fit_classes({**samples, "high": Events.concat([samples["high"], *parts])}, **options).probabilities(LINE)
+
+    sigma = np.sqrt(0.25 * 4 / 6000)
+    twice, doubled = probabilities(extra.with_weight(2.0)), probabilities(extra, copies)
+    np.testing.assert_allclose(twice, doubled, atol=0.5 * sigma)
+    once = probabilities(extra)
+    assert np.abs(once - twice).max() > 4 * sigma
+    cancelled = probabilities(extra, copies.with_weight(-1.0))
+    np.testing.assert_allclose(cancelled, probabilities(extra.with_weight(0.0)), atol=0.5 * sigma)
+    assert np.abs(once - cancelled).max() > 4 * sigma
+
+
+def test_negative_factors_are_allowed_where_the_density_is_positive() -> None:
+    ratio = fit_classes()
+    log = ratio.log(LINE, {"mid": 2.0, "low": -0.02})
+    assert np.isfinite(log).all()
+    with pytest.raises(ValueError, match=r"expected a positive density at every event, found -.* at row 0 and "):
+        ratio.log(LINE, {"low": -1.0})
+
+
+# -- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def test_members_folds_and_their_mean() -> None:
+    one = latent(600, 1)
+    ratio = fit(simulations=one, reference=latent(600, 2, reference=True), members=2, folds=2, training=SHORT)
+    new = latent(100, 9)
+    events = Events.concat([one.select(slice(0, 100)), new])
+    theta = {"theta": 0.7}
+    members = ratio.members(events, theta)
+    assert members.shape == (2, 200)
+    np.testing.assert_allclose(ratio.log(events, theta), np.log(np.exp(members).mean(0)), rtol=1e-10)
+    columns = ratio.parameters.standard(np.full((200, 1), 0.7))
+    each = ratio.learned.model.log(ratio.learned.inputs(events, columns)).reshape(2, 2, 200)
+    fold = ratio.resample.fold_of(events.id)
+    own = np.where(fold == 0, each[:, 0], each[:, 1])
+    np.testing.assert_allclose(members[:, :100], own[:, :100], rtol=1e-12)
+    np.testing.assert_allclose(members[:, 100:], np.log(np.exp(each).mean(1))[:, 100:], rtol=1e-10)
+    assert np.abs(members[:, :100] - np.log(np.exp(each).mean(1))[:, :100]).max() > 1e-3
+    slope = ratio.score(events, theta)[:, 0]
+    up, down = (ratio.log(events, {"theta": 0.7 + h}) for h in (1e-2, -1e-2))
+    np.testing.assert_allclose(slope, (up - down) / 2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("make", [fit, fit_weighted], ids=["samples", "weights"])
+def test_the_same_seed_gives_the_same_bits_and_member_k_is_itself(make: Any) -> None:
+    training = Training(epochs=3, batch=128)
+    one, two, more, other = (
+        make(members=m, seed=s, training=training, validation=0.3).members(TEST, AT)
+        for m, s in ((2, 1), (2, 1), (4, 1), (2, 2))
+    )
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, more[:2], atol=5e-4)
+    assert np.abs(one - other).max() > 0.01
+    assert np.std(more, 0).min() > 0
+
+
+def test_tensor_is_the_differentiable_twin() -> None:
+    ratio = fitted("alices")
+    batch = ratio.features.tensors(TEST).span(0, len(TEST))
+    batch.flat.requires_grad_()
+    theta = torch.tensor(TEST["theta"][:, None], requires_grad=True)
+    found = ratio.tensor(batch, theta)
+    np.testing.assert_allclose(found.detach(), ratio.log(TEST, AT), atol=1e-5)
+    slope, by_x = torch.autograd.grad(found.sum(), (theta, batch.flat))
+    np.testing.assert_allclose(slope, ratio.score(TEST, AT), atol=1e-4)
+    assert rms(by_x[0, :, 0].numpy(), TEST["theta"] / 2) < 0.2
+    single = ratio.tensor(batch, torch.tensor([0.3]))
+    np.testing.assert_allclose(single.detach(), ratio.log(TEST, [0.3]), atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected a tensor \(1,\) or \(B, 1\) of theta, found \(3,\)"):
+        ratio.tensor(batch, torch.zeros(3))
+
+
+def test_calibrated_ratios_have_no_gradient() -> None:
+    ratio = fit(calibrate="monotone", members=2)
+    assert cost(ratio.log(TEST, AT)) < 40
+    batch = ratio.features.tensors(TEST).span(0, 10)
+    for call in (lambda: ratio.score(TEST, AT), lambda: ratio.tensor(batch, torch.zeros(1))):
+        with pytest.raises(TypeError, match="expected a ratio without calibration, found 'monotone'"):
+            call()
+
+
+# -- what the loop is given --------------------------------------------------------------------------------------------
+
+
+def test_partners_are_of_the_networks_own_part_and_new_each_epoch() -> None:
+    rng = np.random.default_rng(1)
+    m, n = 400, 1000
+    theta, lending, key = rng.normal(size=(n, 1)), rng.normal(1, 1, m), rng.permutation(m) + 7
+    resample = Resample(seed=3, members=2, folds=2, validation=0.3, bootstrap=True)
+    pairing = Pairing(theta, np.arange(n) >= m, lending, key, np.empty((n, 0)), resample)
+    rows, networks = torch.from_numpy(rng.integers(0, n, (3, 4, 5000))), np.arange(4)
+    table = torch.from_numpy(theta.astype(np.float32))[:, 0]
+    place = {float(value): i for i, value in enumerate(table.tolist())}
+    for epoch in (0, None):
+        drawn = pairing(rows, networks, epoch)
+        own = rows < m
+        assert torch.equal(drawn.columns[..., 0][own], table[rows][own])
+        assert torch.equal(drawn.factors[1][own], torch.ones(int(own.sum())))
+        assert drawn.columns.shape == (3, 4, 5000, 1)
+        for k in range(4):
+            sources = np.array([place[v] for v in drawn.columns[:, k, :, 0][~own[:, k]].tolist()])
+            assert sources.max() < m
+            times = resample.times(k, key, held_out=epoch is None)
+            assert (times[sources] > 0).all()
+            factor = drawn.factors[1][:, k][~own[:, k]].numpy()
+            mean = np.dot(lending, times) / np.count_nonzero(times)
+            np.testing.assert_allclose(factor, (lending * times)[sources] / mean, rtol=1e-5)
+            # the theta that is lent has the distribution of the lenders: weighted means agree within 4 sigma
+            exact = np.dot(lending * times, theta[:m, 0]) / np.dot(lending, times)
+            spread = np.std(factor * (theta[sources, 0] - exact)) / np.sqrt(len(np.unique(rows[:, k][~own[:, k]])))
+            assert abs(np.mean(factor * (theta[sources, 0] - exact))) < 4 * spread
+    same, other, held = (pairing(rows, networks, e).columns for e in (0, 1, None))
+    assert torch.equal(same, pairing(rows, networks, 0).columns)
+    borrowed = rows >= m
+    assert (same == other)[..., 0][borrowed].float().mean() < 0.05
+    assert torch.equal(held, pairing(rows, networks, None).columns)
+    alone = pairing(rows[:, 2:3], np.array([2]), 0).columns
+    assert torch.equal(alone[:, 0], same[:, 2])
+
+
+def test_theta_alone_tells_nothing_of_the_class() -> None:
+    """Without x the ratio is 1, whatever the distribution of theta and the weights that depend on it."""
+    rng = np.random.default_rng(1)
+    theta = rng.exponential(size=4000)
+    one = Events({"theta": theta, "x": rng.normal(size=4000)}, weight=1 + theta)
+    zero = Events({"x": rng.normal(size=4000)})
+    ratio = fit_parametrised_ratio(
+        one, ["theta"], ["x"], reference=zero, network=SMALL, training=Training(epochs=10, batch=256), seed=1,
+        progress=False,
+    )  # fmt: skip
+    test = Events({"x": rng.normal(size=2000)})
+    found = ratio.log(test, {"theta": rng.exponential(size=2000)})
+    assert cost(found, 8000, np.zeros(2000)) < 40
+    # the size of what would be learned if partners were drawn without their weights: r = (1 + theta) / 2
+    assert cost(np.log((1 + theta[:2000]) / 2), 8000, np.zeros(2000)) > 300
+
+
+NETWORKS: dict[str, tuple[Any, Features]] = {
+    "MLP": (MLP(width=5, depth=2), Features(["a", "theta"])),
+    "residual": (MLP(width=5, depth=3, residual=True, activation="gelu"), Features(["a", "theta"])),
+    "DeepSet": (DeepSet(width=5, latent=3, head=MLP(width=5, depth=2)), Features(["a", "theta"], hits=["q"])),
+    "module": (lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)), Features(["a", "theta"])),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_of_losses_of_gradients(name: str) -> None:
+    """The training's double backward pass equals finite differences of the loss, in double precision."""
+    network, features = NETWORKS[name]
+    rng = np.random.default_rng(1)
+    clouds = {"hits.q": [[1.0], [0.5, 2.0], [], [0.1], [1.0, 1.0], [3.0]]} if features.clouds else {}
+    columns = {k: Ragged.of(v) for k, v in clouds.items()}
+    events = Events({"a": rng.normal(size=6), "theta": rng.normal(size=6), **columns})
+    batch = features.tensors(events, dtype=np.float64).span(0, 6)
+    stack = nets.stack(network, features.shape)
+    state = {k: t.double().requires_grad_() for k, t in stack.initial(1, [0]).items()}
+    weights = tuple(torch.from_numpy(rng.uniform(0.5, 1.5, (1, 6))) for _ in range(4))
+    loss = losses.Scored(losses.alice, 3, 0.7)
+
+    def value(current: dict[str, Tensor]) -> Tensor:
+        return loss(
+            train.outputs_of(stack.twice(), current, Batch(batch.flat, batch.clouds), 1, training=True), weights
+        ).sum()
+
+    found = torch.autograd.grad(value(state), list(state.values()))
+    for (key, tensor), gradient in zip(state.items(), found, strict=True):
+        index = tuple(0 for _ in tensor.shape)
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = {k: t.detach().clone() for k, t in state.items()}
+            moved[key][index] += step
+            ends.append(float(value({k: t.requires_grad_() for k, t in moved.items()}).detach()))
+        assert float(gradient[index]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9), key
+
+
+def test_a_cloud_and_its_parameters() -> None:
+    """theta shifts each of the particles: a DeepSet with the score's loss learns sum_i x_i theta - n theta^2 / 2."""
+    rng = np.random.default_rng(1)
+
+    def sample(n: int, at: Floats) -> Events:
+        counts = rng.integers(1, 4, n)
+        owner = np.repeat(np.arange(n), counts)
+        values = rng.normal(at[owner])
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        t = np.bincount(owner, values - at[owner], n)
+        return Events({"hits.x": Ragged(values, offsets), "theta": at, "t": t})
+
+    simulations, test = (sample(n, rng.uniform(-1, 1, n)) for n in (1500, 1000))
+    ratio = fit_parametrised_ratio(
+        simulations, ["theta"], Features(hits=["x"]), reference=sample(1500, np.zeros(1500)), loss="cascal",
+        joint_score=["t"], network=DeepSet(width=16, latent=8, head=SMALL), training=Training(epochs=8, batch=64),
+        seed=1, progress=False,
+    )  # fmt: skip
+    assert rms(ratio.score(test, {"theta": test["theta"]})[:, 0], test["t"]) < 0.6
+    assert rms(np.zeros(1000), test["t"]) > 1.3
+
+
+def test_gradients_of_weight_functions() -> None:
+    events, theta = broad(50, 1), np.array([0.4])
+    value, gradient = with_gradient(weight, events, theta)
+    exact = weight(events, torch.tensor([[0.4]], dtype=torch.float64))[0]
+    np.testing.assert_allclose(value, exact, rtol=1e-12)
+    np.testing.assert_allclose(gradient[:, 0], exact.numpy() * (events["z"] - 0.4 + 0.3), rtol=1e-12)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def make_ratio(**options: Any) -> ParametrisedRatio:
+    return fit(simulations=latent(300, 1), reference=latent(300, 2, reference=True), training=SHORT, **options)
+
+
+def make_score(**options: Any) -> LocalScore:
+    return fit_score(latent(300, 1, reference=True), ["theta"], ["x"], reference=[0.0], joint_score=["z"],
+                     training=SHORT, seed=1, progress=False, **options)  # fmt: skip
+
+
+def make_classes(**options: Any) -> ClassRatio:
+    return fit_classes(gaussians(sizes=(100, 100, 100)), training=SHORT, **options)
+
+
+ANSWERS: dict[str, tuple[Any, Any]] = {
+    "ratio": (make_ratio, lambda r: r.log(TEST, AT)),
+    "score": (make_score, lambda r: r.score(TEST)),
+    "classes": (make_classes, lambda r: r.probabilities(TEST)),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("own", [False, True], ids=["spec", "module"])
+def test_saved_and_loaded_answers_are_equal_to_the_bit(kind: str, own: bool, tmp_path: Path) -> None:
+    make, answer = ANSWERS[kind]
+    sizes = {"ratio": (2, 1), "score": (1, 1), "classes": (1, 3)}[kind]
+    network = (lambda: nn.Linear(*sizes)) if own else SMALL
+    calibrate = {} if kind == "score" else {"calibrate": "temperature"}
+    result = make(network=network, members=2, folds=2, bootstrap=True, **calibrate)
+    path, again = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    result.save(path)
+    loaded = type(result).load(path, module=network if own else None)
+    np.testing.assert_array_equal(answer(loaded), answer(result))
+    assert own or repr(loaded) == repr(result)
+    assert loaded.resample == result.resample
+    assert loaded.features == result.features
+    np.testing.assert_array_equal(loaded.history.train, result.history.train)
+    loaded.save(again)
+    assert again.read_bytes() == path.read_bytes()
+    others = [cls for cls in (ParametrisedRatio, LocalScore, ClassRatio) if cls is not type(result)]
+    for cls in others:
+        with pytest.raises(ValueError, match="expected a file of kind"):
+            cls.load(path)
+
+
+def test_repr_says_what_it_is() -> None:
+    text = repr(fit_weighted(training=SHORT, members=2, folds=2))
+    assert text.startswith("ParametrisedRatio(MLP, 2 members x 2 folds, columns x; Parameters(theta in [-1.")
+    assert text.endswith("reference {'theta': 0.0}; loss bce)")
+    assert repr(make_classes()) == "ClassRatio(MLP, 1 members, columns x; classes low 0.333, mid 0.333, high 0.333)"
+    assert "LocalScore(MLP, 1 members, columns x; at theta = 0, one event's error " in repr(make_score())
+
+
+@pytest.mark.parametrize("make", [fit, fit_weighted], ids=["samples", "weights"])
+def test_a_checkpoint_is_resumed(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, options = tmp_path / "c.safetensors", {"training": Training(epochs=3, batch=256), "loss": "bce"}
+    whole = make(**options)
+    with monkeypatch.context() as patch:
+        real, calls = train._Loop._validate, []
+
+        def dying(loop: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return real(loop)
+
+        patch.setattr(train._Loop, "_validate", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(checkpoint=path, **options)
+    np.testing.assert_array_equal(make(checkpoint=path, **options).log(TEST, AT), whole.log(TEST, AT))
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        make(checkpoint=path, **{**options, "training": Training(epochs=4, batch=256)})
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+ONE, ZERO = latent(100, 1), latent(100, 2, reference=True)
+BAD = np.where(np.arange(100) == 5, np.nan, ONE["theta"])
+NEGATIVE = np.where(np.arange(100) == 5, -1.0, ONE["joint"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"theta": ["thta"]}, KeyError, "no column 'thta'; closest: 'theta'"),
+        ({"theta": "theta"}, TypeError, r"expected a list of names.*write \['theta'\]"),
+        ({"theta": []}, ValueError, "theta: expected at least one name"),
+        ({"simulations": ONE.with_columns(theta=BAD)}, ValueError, r"'theta': .* 1 of 100 not finite.* rows 5 \(nan\)"),
+        ({"simulations": ONE.with_columns(theta=np.ones(100))}, ValueError, "expected values of 'theta' that differ"),
+        ({"features": ["x", "theta"]}, ValueError, "found the parameters theta among them"),
+        ({"reference": {"theta": 0.0}}, ValueError, "expected Events or 'marginal'.*a point of theta needs weight="),
+        ({"reference": ZERO.with_weight(0.0)}, ValueError, "reference: expected a positive total weight"),
+        ({"loss": "mse"}, ValueError, "loss: expected one of bce, cascal, alice, alices, rolr, rascal, found 'mse'"),
+        ({"loss": "sally"}, ValueError, "found 'sally'; for the score at one theta: fit_score"),
+        ({"loss": "alice"}, ValueError, "loss 'alice': expected joint_ratio=.*'bce' does without"),
+        ({"loss": "alices", "joint_ratio": "joint"}, ValueError, "loss 'alices': expected joint_score="),
+        ({"joint_ratio": "joint"}, ValueError, "joint_ratio: given, but loss 'bce' does not use it"),
+        ({"loss": "cascal", "joint_score": ["t", "z"]}, ValueError, "joint_score: expected one column for each of"),
+        ({"loss": "alice", "joint_ratio": "joint", "reference": ZERO.keep(["x", "joint"])}, KeyError,
+         "no column 'theta'; with a joint ratio"),
+        ({"loss": "alice", "joint_ratio": "joint", "reference": ZERO.with_columns(theta=10 + ZERO["theta"])},
+         ValueError, "expected theta from the distribution of the simulations, found 100 of 100"),
+        ({"loss": "alice", "joint_ratio": "joint", "simulations": ONE.with_columns(joint=NEGATIVE)}, ValueError,
+         "joint ratio: expected positive values, found -1 at row 5 and 1 such"),
+        ({"loss": "alice", "joint_ratio": "joint", "reference": ZERO.with_columns(joint=BAD)}, ValueError,
+         "reference: column 'joint': expected finite values"),
+        ({"loss": "alice", "joint_ratio": "joint", "reference": "marginal"}, ValueError, "found 'marginal', to which"),
+        ({"loss": "cascal", "joint_score": ["t"], "calibrate": "temperature"}, ValueError, "calibrate: expected None"),
+        ({"calibrate": "temperature", "validation": 0.0}, ValueError, "validation fraction above 0"),
+        ({"score_weight": -1.0}, ValueError, "score_weight: expected a positive number, found -1.0"),
+        ({"network": Trees()}, TypeError, "expected one that is differentiable, such as MLP.*found Trees"),
+        ({"weight": weight}, ValueError, "weight and prior: expected both or neither"),
+        ({"group": "parent"}, KeyError, "no column 'parent'"),
+        ({"prior": BOX}, ValueError, "weight and prior: expected both or neither"),
+    ],
+)  # fmt: skip
+def test_bad_samples_are_refused(changed: dict[str, Any], error: Any, message: str) -> None:
+    options = {"simulations": ONE, "theta": ["theta"], "features": ["x"], "reference": ZERO, "seed": 1,
+               "training": SHORT, "progress": False} | changed  # fmt: skip
+    with pytest.raises(error, match=message):
+        fit_parametrised_ratio(**options)
+
+
+def steep(events: Events, theta: Tensor) -> Tensor:
+    return weight(events, theta) - 0.3
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"reference": {"theta": 2.0}}, ValueError, "expected a point within the prior, found {'theta': 2.0}"),
+        ({"reference": {"tehta": 0.0}}, KeyError, "no parameter 'theta'; closest: 'tehta'"),
+        ({"reference": ZERO}, ValueError, "expected, with weight=, a point of theta or 'marginal', found Events"),
+        ({"prior": {"theta": (1.0, -1.0)}}, ValueError, "prior: expected finite low < high"),
+        ({"prior": {"eta": (0, 1)}}, KeyError, "no parameter in the prior 'theta'"),
+        ({"prior": np.zeros((5, 2))}, ValueError, r"prior: expected a box, or points \(M, 1\)"),
+        ({"weight": lambda e, t: weight(e, t).T}, ValueError, r"expected the shape \(T, N\) = \(1, 100\).*\(100, 1\)"),
+        ({"weight": lambda e, t: weight(e, t).detach().numpy()}, TypeError, "expected .* torch tensor .* ndarray"),
+        ({"weight": lambda e, t: weight(e, t).detach(), "loss": "alices"}, ValueError, "a differentiable function"),
+        ({"weight": lambda e, t: weight(e, t) / 0}, ValueError, "weight at theta = .*: expected finite values"),
+        ({"weight": lambda e, t: -weight(e, t)}, ValueError, "weight at theta = .*: expected a positive sum"),
+        ({"weight": steep, "loss": "rolr"}, ValueError, "expected positive weights for a loss with the joint ratio"),
+        ({"joint_ratio": "joint", "loss": "alice"}, ValueError, "joint_ratio: expected none beside weight="),
+    ],
+)  # fmt: skip
+def test_bad_weight_functions_are_refused(changed: dict[str, Any], error: Any, message: str) -> None:
+    options = {"events": broad(100, 1), "training": SHORT, "points": 8} | changed
+    with pytest.raises(error, match=message):
+        fit_weighted(options.pop("loss", "bce"), **options)
+
+
+@pytest.mark.parametrize(
+    ("theta", "error", "message"),
+    [
+        ({}, KeyError, "no parameter 'theta'"),
+        ({"theta": 0.0, "eta": 1.0}, KeyError, "no parameter 'eta'; closest: 'theta'"),
+        ({"theta": np.zeros(3)}, ValueError, "expected a number or 4000 of them"),
+        ([0.0, 1.0], ValueError, r"a vector \(1,\) of theta, or one row for each event, \(4000, 1\), found .*\(2,\)"),
+        (np.nan, ValueError, "theta: expected finite values"),
+    ],
+)
+def test_bad_theta_is_refused(theta: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fitted("bce").log(TEST, theta)
+
+
+def test_theta_outside_of_the_training_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        fitted("bce").log(TEST, {"theta": 1.5})
+        assert not caplog.text
+        fitted("bce").log(TEST, {"theta": 2.5})
+    assert "theta: 'theta' = 2.5 is outside of the range in training, -1.49" in caplog.text
+
+
+def test_weights_that_leave_few_events_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """The effective size of N(0, 1.5^2) as a sample of N(theta, 1) falls as exp(-4 theta^2 / 14)."""
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        fit_weighted(training=SHORT, events=broad(500, 1), points=8)
+        assert not caplog.text
+        wide = {"theta": (-1.0, 6.0)}
+        ratio = fit_weighted(training=SHORT, events=broad(500, 1), points=8, prior=wide)
+    assert "weight: the effective size of the 500 events is " in caplog.text
+    assert ratio.parameters.high[0] > 5
+
+
+def test_a_net_weight_below_zero_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    one = latent(4000, 1)
+    bad = one.with_weight(np.where(one["x"] > 1.5, -1.0, 1.0))
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        fit(simulations=bad, training=Training(epochs=2, batch=128))
+        assert "the net weight of the numerator is negative by" in caplog.text
+        caplog.clear()
+        x = gaussians(sizes=(2000, 2000, 2000))
+        low = x["low"].with_weight(np.where(x["low"]["x"] < -2, -1.0, 1.0))
+        fit_classes({**x, "low": low}, training=Training(epochs=2, batch=128))
+        assert "the net weight of the class 'low' is negative by" in caplog.text
+
+
+def test_bad_scores_and_classes_are_refused() -> None:
+    options: dict[str, Any] = {"seed": 1, "training": SHORT, "progress": False}
+    with pytest.raises(ValueError, match=r"expected joint_score=.*or weight=.*found neither"):
+        fit_score(ZERO, ["theta"], ["x"], reference=[0.0], **options)
+    with pytest.raises(ValueError, match="found both"):
+        fit_score(ZERO, ["theta"], ["x"], reference=[0.0], joint_score=["z"], weight=weight, **options)
+    with pytest.raises(ValueError, match="joint score of 'theta': expected finite values that differ"):
+        fit_score(ZERO.with_columns(z=0.0 * ZERO["z"]), ["theta"], ["x"], reference=[0.0], joint_score=["z"], **options)
+    with pytest.raises(ValueError, match="expected one column for each of theta, found"):
+        fit_score(ZERO, ["theta"], ["x"], reference=[0.0], joint_score=["z", "x"], **options)
+    with pytest.raises(ValueError, match="expected at least two classes, found 1"):
+        fit_class_ratio({"a": ONE}, ["x"], **options)
+    with pytest.raises(ValueError, match="sample 'b': expected events, found an empty sample"):
+        fit_class_ratio({"a": ONE, "b": ONE.select(slice(0, 0))}, ["x"], **options)
+    with pytest.raises(ValueError, match="calibrate: expected None or 'temperature'"):
+        fit_class_ratio({"a": ONE, "b": ZERO}, ["x"], calibrate="monotone", **options)  # type: ignore[arg-type]
+    ratio = make_classes()
+    with pytest.raises(KeyError, match="no class 'hihg'; closest: 'high'"):
+        ratio.log(LINE, {"hihg": 1.0})
+    with pytest.raises(ValueError, match=r"factors: expected one for each of low, mid, high, \(3,\)"):
+        ratio.log(LINE, [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"expected a function of theta \(101, 1\) that returns a tensor \(101, 3\)"):
+        ratio.of(["a"], lambda t: t).log(LINE, [0.0])
+
+
+def test_a_parametrised_ratio_at_one_theta_is_the_ratio_of_two_samples() -> None:
+    """Within what both fits may err: the sum of their two Q."""
+    rng = np.random.default_rng(3)
+    numerator = Events({"x": rng.normal(1.0, np.sqrt(2), N)})
+    plain = fit_ratio(
+        numerator, latent(N, 4, reference=True), ["x"], network=SMALL, training=TRAIN, seed=1, progress=False
+    )
+    at = TEST.with_columns(theta=np.ones(len(TEST)))
+    exact = log_ratio(at)
+    for log in (plain.log(TEST), fitted("bce").log(TEST, {"theta": 1.0})):
+        assert cost(log, exact=exact) < 60
+    assert cost(fitted("bce").log(TEST, {"theta": -1.0}), exact=exact) > 300
