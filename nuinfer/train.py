@@ -482,7 +482,8 @@ class _Loop:
             self.stack.reseed(partial(self._seeds, number, start, stop))
             outputs = outputs_of(self.stack, views, part, self.risk.slopes, training=True)
             loss = mean_loss(outputs, tuple(w[start:stop] for w in weights), self.risk.loss)
-            found = torch.autograd.grad(loss, leaves, torch.ones_like(loss), allow_unused=True)
+            # the gradient of the sum is each network's own; one given here would make torch import its compiler
+            found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
             pieces = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
             torch.cat([piece.reshape(stop - start, -1) for piece in pieces], 1, out=gradient[start:stop])
             losses.append(loss.detach())

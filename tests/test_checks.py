@@ -1,4 +1,4 @@
-"""`nuinfer.likelihood.report`: an exact model passes, and each way of being wrong fails the check that is there for it."""
+"""`nuinfer.likelihood.report`: an exact model passes, and each way of being wrong fails the check made for it."""
 
 from __future__ import annotations
 

@@ -100,6 +100,17 @@ def test_import_loads_nothing_heavy() -> None:
     assert in_a_child(code) == "[]"
 
 
+def test_training_does_not_load_torchs_compiler() -> None:
+    """One CPU second in every process, which is as much as many a fit."""
+    code = """
+import sys, nuinfer as nu
+one, two = nu.Events({'x': [0.0, 1.0, 2.0, 3.0]}), nu.Events({'x': [0.5, 1.5, 2.5, 3.5]})
+nu.fit_ratio(one, two, ['x'], seed=1, validation=0.0, training=nu.Training(epochs=1, batch=4), progress=False)
+print(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))
+"""
+    assert in_a_child(code) == "[]"
+
+
 @pytest.mark.parametrize("name", nuinfer._NAMES)
 def test_every_name_resolves(name: str) -> None:
     value = getattr(nuinfer, name)
