@@ -115,7 +115,7 @@ class HeldOut:
     500 events expected from 100000 held-out ones (effective size 73529.4): 1.7 duplicates a toy (0.34%), a shift common
     to all toys of about 0.082 of the statistical error
     >>> len(toys({"mu": 1.0}, np.random.default_rng(2)))
-    475
+    485
 
     Raises
     ------
