@@ -175,7 +175,7 @@ class Mixture:
         self._norms = [self._norm_tensors(p) for p in self.processes.values()]
         self.reference = reference if isinstance(reference, Table) else self.table(reference)
         positive_total("reference", self.reference.weight.numpy())
-        self._start = self._means(torch.zeros(len(self.shapes), dtype=torch.float64))
+        self._start = self.reference.means(torch.zeros(len(self.shapes), dtype=torch.float64))
 
     @property
     def _coefficients(self) -> list[Coefficient]:
@@ -315,7 +315,8 @@ class Mixture:
         return theta[at] if at else theta.new_zeros(0)
 
     def _means(self, alpha: Tensor) -> Tensor:
-        return self.reference.means(alpha)
+        """Z (J,) at alpha; without shapes it is the same everywhere."""
+        return self.reference.means(alpha) if self.shapes else self._start
 
     def _norm_tensors(self, process: Process) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.tensor([self.nuisances.index(name) for name in process.norms], dtype=torch.long)
