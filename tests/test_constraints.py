@@ -122,3 +122,8 @@ def test_factors_at_zero_are_named(constraint: Constraint) -> None:
 def test_names_without_a_value_are_named() -> None:
     with pytest.raises(KeyError, match="jes"):
         Normal("jes").at({"jer": 0.0})
+
+
+def test_one_sigma_for_several_is_not_several_sigmas() -> None:
+    with pytest.raises(ValueError, match=r"expected one sigma, found \[1, 2\]; for several give"):
+        Normal(["a", "b"], sigma=[1, 2])  # type: ignore[arg-type]

@@ -324,6 +324,34 @@ def test_overlapping_names_and_wrong_parameters_are_refused() -> None:
         model.optimal_observable(data, "alpha", mu=1.0)
 
 
+def test_tables_of_another_model_and_other_things_than_events_are_refused() -> None:
+    data, reference = samples(100)
+    s, b = Process(yields=10, ratio=ratio(0.5, 0.6), coefficient="mu"), Process(yields=20, ratio=ratio(-0.5, 1.5))
+    table = Mixture({"S": s, "B": b}, reference).reference
+    again = Mixture({"S": s, "B": b}, table)(data)
+    assert again(1.0) == Mixture({"S": s, "B": b}, reference)(data)(1.0)
+    with pytest.raises(
+        ValueError, match=r"expected a table of the processes and shapes B, S, \| by 'log', found one of S"
+    ):
+        Mixture({"B": b, "S": s}, table)
+    with pytest.raises(ValueError, match=r"by 'code4', found one of .* by 'log'"):
+        Mixture({"S": s, "B": b}, table, interpolation="code4")
+    with pytest.raises(TypeError, match="expected Events, found ndarray"):
+        again.mixture(np.ones(3))  # type: ignore[arg-type]
+    assert again.mixture.log_rate(nu.Events({"x": np.empty(0)}), mu=1.0).shape == (0,)
+
+
+def test_limits_and_norms_take_any_kind_of_number() -> None:
+    _, reference = samples(100)
+    s = Process(yields=10, coefficient="mu", norms={"rate": np.float32(0.5)})  # type: ignore[dict-item]
+    assert s.norms["rate"] == (0.5, 1.5)
+    model = Mixture({"S": s}, reference, limits={"mu": (np.int64(0), np.inf)})
+    assert model.limits == {"mu": (0.0, None)}
+    assert model(reference)._parameters["mu"] == (0.0, np.inf)
+    with pytest.raises(ValueError, match="expected lower < upper"):
+        Mixture({"S": s}, reference, limits={"mu": (1, 0)})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

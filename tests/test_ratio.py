@@ -79,6 +79,43 @@ def test_log_ratio_is_2x() -> None:
     assert excess(lambda e: ratio.log(e) + 0.1, TOY, 2 * N) > excess(ratio.log, TOY, 2 * N) + 10
 
 
+def weightings(seed: int, n: int = 4000, *, shift: int = 0) -> tuple[Events, Events]:
+    """A variation that is a weight, exp(0.2 tanh x), and the nominal sample; with ``shift`` as if of other events."""
+    x = np.random.default_rng(seed).normal(0, 1, n)
+    nominal = Events({"x0": x})
+    return Events({"x0": x}, weight=np.exp(0.2 * np.tanh(x)), id=nominal.id + shift), nominal
+
+
+def test_two_weightings_of_the_same_events_are_one_sample_with_two_weights() -> None:
+    """The same minimum, and at the same number of steps a smaller error: the labels make no noise."""
+    grid = np.linspace(-2.5, 2.5, 101)
+    points, density = Events({"x0": grid}), np.exp(-(grid**2) / 2) / np.exp(-(grid**2) / 2).sum()
+    x = np.linspace(-8, 8, 4001)
+    norm = np.log(np.average(np.exp(0.2 * np.tanh(x)), weights=np.exp(-(x**2) / 2)))
+    truth = 0.2 * np.tanh(grid) - norm
+
+    def rms(ratio: Ratio) -> float:
+        return float(np.sqrt(np.sum(density * (ratio.log(points) - truth) ** 2)))
+
+    options: dict[str, Any] = {"network": SMALL, "validation": 0.0, "progress": False}
+    one, other = [], []
+    for seed in (1, 2, 3):
+        same, apart = weightings(seed), weightings(seed, shift=1)
+        one.append(rms(fit_ratio(*same, ["x0"], seed=seed, training=Training(epochs=20, batch=256), **options)))
+        other.append(rms(fit_ratio(*apart, ["x0"], seed=seed, training=Training(epochs=10, batch=256), **options)))
+    assert np.mean(one) < 0.8 * np.mean(other)
+    assert np.mean(other) < 0.5 * np.sqrt(np.sum(density * truth**2))  # both learn, and no fit at all is worse
+    linear = [fit_ratio(*w, ["x0"], seed=1, progress=False, **exact(8000)) for w in (same, apart)]
+    np.testing.assert_allclose(*(ratio.log(points) for ratio in linear), atol=0.01)
+    # weights of both kinds may vanish, and the digests stay those of the samples given
+    numerator, nominal = weightings(1)
+    halves = numerator.with_weight(np.where(np.arange(4000) < 2000, numerator.weight, 0.0))
+    rest = nominal.with_weight(np.where(np.arange(4000) < 2500, 1.0, 0.0))
+    ratio = fit_ratio(halves, rest, ["x0"], seed=1, training=Training(epochs=1, batch=256), **options)
+    assert ratio.samples == (halves.digest(), rest.digest())
+    assert ratio.yields == (pytest.approx(halves.sum_weights), 2500)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_linear_network_has_fishers_error(seed: int) -> None:
     """Q is a chi-squared of 2 degrees of freedom: beyond 20 lie 5e-5 of it."""

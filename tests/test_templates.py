@@ -487,7 +487,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
                        "shape 'jes' at -1 sigma: expected contents from 0"),
     "variance": (lambda: Template(contents=[1.0, 2.0], variance=[1.0]), ValueError, "expected 2 variances"),
     "deviation": (lambda: Template(contents=[1.0, 2.0], uncorrelated={"f": [1.0]}), ValueError,
-                  "uncorrelated 'f': expected 2 variances"),
+                  "uncorrelated 'f': expected 2 deviations"),
     "norm": (lambda: Template(contents=[1.0], norms={"rate": (1.1, -0.1)}), ValueError,
              "norm 'rate': expected positive factors at -1 and"),
     "coefficient": (lambda: Template(contents=[1.0], coefficient="mu +"), ValueError, "found a syntax error"),

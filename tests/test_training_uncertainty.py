@@ -43,6 +43,14 @@ def test_bad_input() -> None:
         training_uncertainty(best, [Normal("c"), Normal("c")])
 
 
+def test_refits_keep_to_the_limits_of_the_fit() -> None:
+    best = fit(Normal("mu", 0.4), limits={"mu": (0, None)})
+    members = [Normal("mu", value) for value in (-1.0, -2.0, 0.3)]
+    found = training_uncertainty(best, members, limits={"mu": (0, None)})
+    np.testing.assert_allclose(found.bootstraps[:, 0], [0, 0, 0.3], atol=2e-3)
+    assert training_uncertainty(best, members).bootstraps.min() < -1.9
+
+
 # -- with networks -----------------------------------------------------------------------------------------------------
 
 EDGE = stats.norm(0, 1.6)

@@ -15,14 +15,14 @@ Sources: ATLAS, arXiv 2412.01600, section 6.4; Efron, Annals of Statistics 7 (19
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from iminuit.cost import Cost
 from numpy.typing import NDArray
 
-from .fits import Fit, Problem
+from .fits import Fit, Limits, Problem
 
 __all__ = ["TrainingUncertainty", "training_uncertainty"]
 
@@ -75,7 +75,14 @@ class TrainingUncertainty:
         return "\n".join([head, *rows])
 
 
-def training_uncertainty(fit: Fit, bootstraps: Iterable[Cost], plain: Iterable[Cost] = ()) -> TrainingUncertainty:
+def training_uncertainty(
+    fit: Fit,
+    bootstraps: Iterable[Cost],
+    plain: Iterable[Cost] = (),
+    *,
+    limits: Limits | None = None,
+    periodic: Mapping[str, tuple[float, float]] | None = None,
+) -> TrainingUncertainty:
     """Refit with each member of the ratios and combine the spreads.
 
     Parameters
@@ -88,6 +95,8 @@ def training_uncertainty(fit: Fit, bootstraps: Iterable[Cost], plain: Iterable[C
         sample that several ratios share is resampled once for all of them.
     plain:
         Those with members that differ by their seeds only.
+    limits, periodic:
+        As of the fit.
 
     Raises
     ------
@@ -96,8 +105,8 @@ def training_uncertainty(fit: Fit, bootstraps: Iterable[Cost], plain: Iterable[C
     NotConverged
         where a refit does not converge.
     """
-    found = _refitted(fit, bootstraps)
-    others = _refitted(fit, plain)
+    found = _refitted(fit, bootstraps, limits, periodic)
+    others = _refitted(fit, plain, limits, periodic)
     if len(found) < 2 or len(others) == 1:
         raise ValueError(f"training_uncertainty: expected at least 2 bootstraps and none or at least 2 plain members, "
                          f"found {len(found)} and {len(others)}")  # fmt: skip
@@ -108,15 +117,19 @@ def training_uncertainty(fit: Fit, bootstraps: Iterable[Cost], plain: Iterable[C
     return TrainingUncertainty(fit.names, found, others, covariance, fit.covariance)
 
 
-def _refitted(fit: Fit, costs: Iterable[Cost]) -> Floats:
-    """The minima (K, T)."""
+def _refitted(
+    fit: Fit, costs: Iterable[Cost], limits: Limits | None, periodic: Mapping[str, tuple[float, float]] | None
+) -> Floats:
+    """The minima (K, T); on a circle those nearest to the fit."""
     rows = []
     for cost in costs:
-        problem = Problem(cost)
+        problem = Problem(cost, limits=limits, periodic=periodic)
         if problem.names != fit.names:
             raise ValueError(f"training_uncertainty: expected costs of {', '.join(fit.names)}, found one of "
                              f"{', '.join(problem.names)}")  # fmt: skip
         values = problem.fit(fit.values, fixed=fit.fixed).values
+        for name, (low, high) in (periodic or {}).items():
+            values[name] -= (high - low) * round((values[name] - fit.values[name]) / (high - low))
         rows.append([values[name] for name in fit.names])
     return np.array(rows, np.float64).reshape(-1, len(fit.names))
 

@@ -32,9 +32,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 from torch import Tensor
 
-from ..errors import check_finite, closest
+from ..errors import check_finite
 from .bins import Contents, poisson_deviance, variances
-from .costs import DifferentiableCost, Limits, NegativeDensity, named
+from .costs import DifferentiableCost, Limits, NegativeDensity, checked_limits, named
 
 __all__ = ["Binned"]
 
@@ -99,8 +99,8 @@ class Binned(DifferentiableCost):
         frozen_at: Mapping[str, float] | None = None,
         limits: Mapping[str, Limits] | None = None,
     ) -> None:
-        given = dict(limits or {})
-        _check_names(parameters, given)
+        _check_names(parameters)
+        given = checked_limits(limits, parameters)
         super().__init__({name: given.get(name) for name in parameters})
         _check_options(statistic, covariance, variance, fractional, frozen_at)
         self.predict, self.statistic, self.fractional, self.limits = predict, statistic, fractional, given
@@ -283,12 +283,9 @@ def _covariance(given: ArrayLike, bins: int) -> Floats:
     return (found + found.T) / 2
 
 
-def _check_names(parameters: Sequence[str], limits: Mapping[str, Limits]) -> None:
+def _check_names(parameters: Sequence[str]) -> None:
     if isinstance(parameters, str) or not parameters or len(set(parameters)) != len(parameters):
         raise ValueError(f"Binned: expected different names of parameters, at least one, found {parameters!r}")
-    for name in limits:
-        if name not in parameters:
-            raise KeyError(f"limits: no parameter {name!r}; {closest(name, parameters)}")
 
 
 def _check_options(

@@ -97,14 +97,14 @@ def check_contents(what: str, values: Floats) -> None:
                          f"bin {bad[0]}; merge bins until the weights of each have a positive sum")  # fmt: skip
 
 
-def variances(what: str, given: ArrayLike, bins: int) -> Floats:
-    """Variances (B,), checked: as many as bins, finite, from 0."""
+def variances(what: str, given: ArrayLike, bins: int, kind: str = "variances") -> Floats:
+    """Variances (B,), or another ``kind`` of sizes, checked: as many as bins, finite, from 0."""
     found = np.asarray(given, np.float64).reshape(-1).copy()
     if len(found) != bins:
-        raise ValueError(f"{what}: expected {bins} variances, one per bin, found {len(found)}")
-    check_finite(f"{what}: variances", found)
+        raise ValueError(f"{what}: expected {bins} {kind}, one per bin, found {len(found)}")
+    check_finite(f"{what}: {kind}", found)
     if (found < 0).any():
-        raise ValueError(f"{what}: expected variances from 0, found {found.min():g} in bin {int(found.argmin())}")
+        raise ValueError(f"{what}: expected {kind} from 0, found {found.min():g} in bin {int(found.argmin())}")
     return found
 
 

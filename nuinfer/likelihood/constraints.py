@@ -125,6 +125,9 @@ class Normal(Constraint):
         super().__init__(names, start)
         if covariance is not None and sigma is not None:
             raise ValueError(f"Normal of {', '.join(names)}: give sigma or covariance, not both")
+        if np.ndim(sigma or 0.0):
+            raise ValueError(f"Normal of {', '.join(names)}: expected one sigma, found {sigma}; for several give "
+                             f"covariance=np.diag(np.square(sigma))")  # fmt: skip
         width = 1.0 if sigma is None else float(sigma)
         if not 0 < width < math.inf:
             raise ValueError(f"Normal of {', '.join(names)}: expected a positive sigma, found {sigma}")

@@ -159,6 +159,24 @@ def summed(costs: Sequence[DifferentiableCost]) -> Cost:
     return costs[0] if len(costs) == 1 else CostSum(*costs)
 
 
+def checked_limits(limits: Mapping[str, Limits] | None, names: Sequence[str]) -> dict[str, Limits]:
+    """(lower, upper) of parameters as floats, None for none, an infinite one too.
+
+    Raises
+    ------
+    KeyError
+        for unknown parameters; ``ValueError`` for limits that are not lower < upper.
+    """
+    found: dict[str, Limits] = {}
+    for name, pair in (limits or {}).items():
+        if name not in names:
+            raise KeyError(f"limits: no parameter {name!r}; {closest(name, names)}")
+        low, high = (None if end is None or math.isinf(end) else float(end) for end in pair)
+        _filled(name, pair)
+        found[name] = (low, high)
+    return found
+
+
 def _filled(name: str, limits: Limits | None) -> tuple[float, float] | None:
     if limits is None:
         return None

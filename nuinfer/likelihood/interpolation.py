@@ -16,30 +16,28 @@ of factors are sums of D and S, so that all nuisances of all processes are one m
 ``"code4"``: HistFactory's, whose polynomial of sixth order is in the factor itself: g = 1 + a_1 alpha + ... + a_6
 alpha^6 within one sigma, with the same exponentials outside and two continuous derivatives.
 
-``additive`` is HistFactory's code 4p for the contents of bins: the same p and q, added to the content.
-
 Source: Cranmer, Lewis, Moneta, Shibata, Verkerke, HistFactory, CERN-OPEN-2012-016 (2012), section 4.1.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Interpolation", "additive", "basis", "code4", "log_factor", "odd_even"]
+__all__ = ["Interpolation", "basis", "code4", "log_factor", "odd_even"]
 
 Interpolation = Literal["log", "code4"]
 Floats = NDArray[np.float64]
+Numbers = TypeVar("Numbers", Floats, Tensor)
 
 
-def odd_even(down: ArrayLike, up: ArrayLike) -> tuple[Floats, Floats]:
-    r"""D and S (\*) from log g(-1) and log g(+1) (\*)."""
-    low, high = np.asarray(down, np.float64), np.asarray(up, np.float64)
-    return (high - low) / 2, (high + low) / 2
+def odd_even(down: Numbers, up: Numbers) -> tuple[Numbers, Numbers]:
+    r"""D and S (\*) from log g(-1) and log g(+1) (\*), arrays or tensors."""
+    return (up - down) / 2, (up + down) / 2
 
 
 def basis(alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +57,8 @@ def log_factor(alpha: Tensor, down: Tensor, up: Tensor, how: Interpolation) -> T
     if how == "code4":
         return torch.log(code4(alpha, down, up))
     p, q = basis(alpha)
-    return (up - down) / 2 * p + (up + down) / 2 * q
+    odd, even = odd_even(down, up)
+    return odd * p + even * q
 
 
 def _inverse() -> Floats:
@@ -86,9 +85,3 @@ def code4(alpha: Tensor, down: Tensor, up: Tensor) -> Tensor:
         polynomial = (polynomial + a[..., power]) * held
     outside = torch.exp(torch.where(alpha > 0, up * alpha, -down * alpha))
     return torch.where(alpha.abs() <= 1, inside + polynomial, outside)
-
-
-def additive(alpha: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    r"""HistFactory's code 4p: what is added (\*) to a content, from the differences to it at -1 and +1 (\*)."""
-    p, q = basis(alpha)
-    return (up - down) / 2 * p + (up + down) / 2 * q

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -35,8 +36,8 @@ from torch import Tensor
 from ..errors import check_finite, closest
 from ..events import Events, positive_total
 from ..ratio import Ratio
-from .costs import Coefficient, DifferentiableCost, Limits, named
-from .interpolation import Interpolation, log_factor
+from .costs import Coefficient, DifferentiableCost, Limits, checked_limits, named
+from .interpolation import Interpolation, log_factor, odd_even
 from .table import Table, log_rates
 
 __all__ = ["Mixture", "Process", "UnbinnedCost"]
@@ -85,7 +86,7 @@ class Process:
 
 def factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
     """G(-1) and G(+1) of a norm, checked; ``ValueError`` for factors that are not positive."""
-    down, up = (1 - given, 1 + given) if isinstance(given, int | float) else (float(v) for v in given)
+    down, up = (1 - given, 1 + given) if isinstance(given, Real) else (float(v) for v in given)  # type: ignore[union-attr]
     if not (0 < down < np.inf and 0 < up < np.inf):
         raise ValueError(f"norm {name!r}: expected positive factors at -1 and +1 sigma, found {down:g} and {up:g}")
     return float(down), float(up)
@@ -168,12 +169,9 @@ class Mixture:
         if both:
             raise ValueError(f"Mixture: {sorted(both)[0]!r} is in a coefficient and a nuisance as well; give one of "
                              f"them another name")  # fmt: skip
-        self.limits = dict(limits or {})
-        for name in self.limits:
-            if name not in self.names:
-                raise KeyError(f"limits: no parameter {name!r}; {closest(name, self.names)}")
+        self.limits = checked_limits(limits, self.names)
         self._norms = [self._norm_tensors(p) for p in self.processes.values()]
-        self.reference = reference if isinstance(reference, Table) else self.table(reference)
+        self.reference = self._own(reference) if isinstance(reference, Table) else self.table(reference)
         positive_total("reference", self.reference.weight.numpy())
         self._start = self.reference.means(torch.zeros(len(self.shapes), dtype=torch.float64))
 
@@ -188,6 +186,9 @@ class Mixture:
 
     def __call__(self, data: Events, *, generate: Generator | None = None) -> UnbinnedCost:
         """-2 log L of the events, each counted by its weight.
+
+        A weight of 2 counts as two events: errors are those of as many events as the weights sum to, not of a weighted
+        sample of data.
 
         ``generate(values, rng)`` draws the events of a pseudo-experiment at named parameters, the Poisson fluctuation
         of their number included.  It has to be an exact generator or `held-out simulation <HeldOut>`, never the
@@ -225,7 +226,7 @@ class Mixture:
 
         Weighted events whose mean score at theta is not 0 do not come from the mixture at theta.
         """
-        table = events if isinstance(events, Table) else self.table(events)
+        table = self._own(events) if isinstance(events, Table) else self.table(events)
         theta = self._theta(values)
         slopes = torch.autograd.functional.jacobian(lambda at: self.scales(at)[1], theta)
         with torch.no_grad():
@@ -280,6 +281,9 @@ class Mixture:
 
     def table(self, events: Events) -> Table:
         """What a cost needs of events: log ratios (N, J), log variations, weights."""
+        if not isinstance(events, Events):
+            raise TypeError(f"Mixture: expected Events, found {type(events).__name__}; make them of your columns: "
+                            f"nu.Events({{'x': x}})")  # fmt: skip
         log_s = np.stack([evaluated(name, p.ratio, events) for name, p in self.processes.items()], 1)
         size = (len(events), len(self.processes), 2, len(self.shapes))
         varied = np.zeros(size, self.precision)
@@ -287,9 +291,22 @@ class Mixture:
             for k, shape in enumerate(self.shapes):
                 if shape in process.shapes:
                     low, high = (evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
-                    pair = ((high - low) / 2, (high + low) / 2) if self.interpolation == "log" else (low, high)
+                    pair = odd_even(low, high) if self.interpolation == "log" else (low, high)
                     varied[:, j, 0, k], varied[:, j, 1, k] = pair
-        return Table.of(log_s, varied, events.weight, events.id, self.interpolation, events.digest())
+        return Table.of(log_s, varied, events.weight, events.id, self.interpolation, events.digest(), self._columns)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What the columns of a table are: processes, then shapes."""
+        return (*self.processes, "", *self.shapes)
+
+    def _own(self, table: Table) -> Table:
+        """A table, refused where another model made it."""
+        if (table.columns, table.interpolation) != (self._columns, self.interpolation):
+            shown = [", ".join(name or "|" for name in names) for names in (self._columns, table.columns)]
+            raise ValueError(f"Mixture: expected a table of the processes and shapes {shown[0]} by "
+                             f"{self.interpolation!r}, found one of {shown[1]} by {table.interpolation!r}")  # fmt: skip
+        return table
 
     def coefficients(self, theta: Tensor) -> Tensor:
         """c_j (J,) at theta (T,), differentiable."""
@@ -336,7 +353,7 @@ class Mixture:
     @torch.no_grad()
     def _rate(self, table: Table, theta: Tensor) -> Tensor:
         _, scale, alpha = self.scales(theta)
-        found = torch.cat([block.densities(alpha) @ scale for block in table.blocks()])
+        found = torch.cat([scale.new_zeros(0), *(block.densities(alpha) @ scale for block in table.blocks())])
         table.check_positive(found, self.names, theta)
         return found
 

@@ -68,8 +68,9 @@ class Template:
         found = Contents.of("template", self.contents)
         bins = len(found.values)
         spread = found.variances if self.variance is None else variances("template", self.variance, bins)
-        sigma = {name: np.sqrt(variances(f"uncorrelated {name!r}", np.square(np.asarray(v, np.float64)), bins))
-                 for name, v in self.uncorrelated.items()}  # fmt: skip
+        sigma = {
+            name: variances(f"uncorrelated {name!r}", v, bins, "deviations") for name, v in self.uncorrelated.items()
+        }
         parsed = {
             "nominal": found,
             "variance": spread,

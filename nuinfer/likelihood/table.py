@@ -33,7 +33,10 @@ _BLOCK_BYTES = 1 << 19  # of the variations in one block: with its densities it 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """s (N, J) float64, variations (N, J, 2, S), weights (N,) and ids (N,) of events, and the events' digest."""
+    """s (N, J) float64, variations (N, J, 2, S), weights (N,) and ids (N,) of events.
+
+    ``digest`` stands for the events, ``columns`` names the processes, then after an empty name the shapes.
+    """
 
     density: Tensor
     varied: Tensor
@@ -41,6 +44,7 @@ class Table:
     id: NDArray[np.int64]
     interpolation: Interpolation
     digest: str = ""
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -51,10 +55,12 @@ class Table:
         id: NDArray[np.int64],
         interpolation: Interpolation,
         digest: str = "",
+        columns: tuple[str, ...] = (),
     ) -> Table:
         """From log densities (N, J) and variations (N, J, 2, S)."""
         density = torch.exp(torch.from_numpy(log_s))
-        return cls(density, torch.from_numpy(varied), torch.from_numpy(np.array(weight)), id, interpolation, digest)
+        tensors = (density, torch.from_numpy(varied), torch.from_numpy(np.array(weight)))
+        return cls(*tensors, id, interpolation, digest, columns)
 
     def __len__(self) -> int:
         return len(self.density)
@@ -74,7 +80,8 @@ class Table:
         density, varied, weight = (
             torch.cat([getattr(t, name) for t in tables]) for name in ("density", "varied", "weight")
         )
-        return cls(density, varied, weight, np.concatenate([t.id for t in tables]), tables[0].interpolation)
+        ids, first = np.concatenate([t.id for t in tables]), tables[0]
+        return cls(density, varied, weight, ids, first.interpolation, "", first.columns)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save."""
@@ -82,10 +89,12 @@ class Table:
         return {name: tensor.numpy() for name, tensor in tensors.items()} | {"id": self.id}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], interpolation: Interpolation, digest: str) -> Table:
+    def of_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], interpolation: Interpolation, digest: str, columns: tuple[str, ...]
+    ) -> Table:
         """The inverse of `arrays`."""
         density, varied, weight = (torch.from_numpy(arrays[name]) for name in ("density", "varied", "weight"))
-        return cls(density, varied, weight, arrays["id"], interpolation, digest)
+        return cls(density, varied, weight, arrays["id"], interpolation, digest, columns)
 
     def blocks(self) -> Iterator[Table]:
         """Parts of the table, in order."""

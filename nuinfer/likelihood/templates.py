@@ -31,7 +31,7 @@ from ..errors import closest
 from .binned import negative_bin
 from .bins import Contents
 from .constraints import Constraint
-from .costs import Coefficient, DifferentiableCost, Limits, named
+from .costs import Coefficient, DifferentiableCost, Limits, checked_limits, named
 from .expectation import Expectation, NormCode, Norms, ShapeCode, Shapes, deviance, mean
 from .gammas import LIMITS, Group, NormalFactors, PoissonFactors, Statistics, grouped, rows_of
 from .samples import Observable, ProcessSample, Template
@@ -116,10 +116,7 @@ class BinnedMixture:
         self.nuisances = _unique(name for t in templates for name in (*t.norms, *t.varied))
         self.gammas = _names(self.groups)
         _check_clashes(self)
-        self.limits = dict(limits or {})
-        for name in self.limits:
-            if name not in self.names:
-                raise KeyError(f"limits: no parameter {name!r}; {closest(name, self.names)}")
+        self.limits = checked_limits(limits, self.names)
         self._prepare()
 
     @property

@@ -355,11 +355,14 @@ class _Reader:
         if spec["type"] == "BinnedMixture":
             return self._binned(spec, arrays, limits)
         interpolation, digests = spec["options"]["interpolation"], spec["digests"]
-        reference = Table.of_arrays(_under("reference.", arrays), interpolation, digests["reference"])
         processes = {n: self._process(p) for n, p in spec["processes"].items()}
+        shapes = dict.fromkeys(shape for p in processes.values() for shape in p.shapes)
+        columns = (*processes, "", *shapes)
+        reference = Table.of_arrays(_under("reference.", arrays), interpolation, digests["reference"], columns)
         mixture = Mixture(processes, reference, limits=limits, **spec["options"])
         own = _under("reference.", arrays) | _under("data.", arrays)
-        return UnbinnedCost(mixture, Table.of_arrays(own, interpolation, digests["data"]), self.generate.get(name))
+        data = Table.of_arrays(own, interpolation, digests["data"], columns)
+        return UnbinnedCost(mixture, data, self.generate.get(name))
 
     def _binned(self, spec: Spec, arrays: Arrays, limits: Mapping[str, Limits]) -> BinnedCost:
         channels = {

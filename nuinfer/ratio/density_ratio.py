@@ -214,7 +214,9 @@ def fit_ratio(
     Parameters
     ----------
     numerator, denominator:
-        The samples of p1 and p0; weights of any sign, with positive sums.
+        The samples of p1 and p0; weights of any sign, with positive sums.  Two weightings of the same events (equal ids
+        and features) are trained on as one sample with two weights, which has half the rows and, where the weights
+        agree, no noise at all: the way to learn a systematic variation that is a weight.
     features:
         What the network sees: a list of flat columns, or `Features`.
     network:
@@ -267,13 +269,12 @@ def fit_ratio(
     features = Features.of(features)
     parts = [("numerator", numerator), ("denominator", denominator)]
     yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
-    used = [(name, selected(events)) for name, events in parts]
-    key = np.concatenate([events.key(group) for _, events in used])
-    weights = two_weights(used[0][1].weight, used[1][1].weight)
+    used, weights = _rows(numerator, denominator, (*features.columns, *([] if group is None else [group])))
+    key = np.concatenate([events.key(group) for events in used])
     if cache is None:
-        inputs = Inputs.concat([features.tensors(events) for _, events in used])
+        inputs = Inputs.concat([features.tensors(events) for events in used])
     else:
-        inputs, order = features.mapped([events for _, events in used], cache, seed=seed)
+        inputs, order = features.mapped(used, cache, seed=seed)
         key, weights = key[order], (weights[0][order], weights[1][order])
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     fitted = fit(
@@ -290,6 +291,31 @@ def fit_ratio(
     return Ratio(
         features, network, fitted.model, resample, yields, fitted.history, group, loss, calibrate, maps, known, samples
     )
+
+
+def _rows(
+    numerator: Events, denominator: Events, columns: Sequence[str]
+) -> tuple[list[Events], tuple[Floats, Floats]]:
+    """The samples to train on, without what has no weight, and the weights of both classes on their rows."""
+    if not _same_events(numerator, denominator, columns):
+        one, zero = selected(numerator), selected(denominator)
+        return [one, zero], two_weights(one.weight, zero.weight)
+    both = np.stack([numerator.weight, denominator.weight])
+    kept = (both != 0).any(0)
+    w1, w0 = both * (np.count_nonzero(kept) / both.sum(1, keepdims=True))
+    return ([denominator], (w1, w0)) if kept.all() else ([denominator.select(kept)], (w1[kept], w0[kept]))
+
+
+def _same_events(one: Events, other: Events, columns: Sequence[str]) -> bool:
+    """Whether two samples are weightings of the same rows."""
+    if len(one) != len(other) or not np.array_equal(one.id, other.id):
+        return False
+    return all(name in one and name in other and _equal(one[name], other[name]) for name in columns)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    pairs = zip(one, other, strict=True) if isinstance(one, tuple) and isinstance(other, tuple) else [(one, other)]
+    return all(a is b or np.array_equal(a, b) for a, b in pairs)
 
 
 def two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]:
