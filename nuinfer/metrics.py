@@ -16,6 +16,7 @@ Shapes: ``*`` stands for batch dimensions, such as ensemble members; N events, B
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -318,18 +319,19 @@ def reliability(
     by their total, a bin of log r holds
 
     .. math:: \mathrm{predicted} = \frac{\sum w s}{\sum w}, \quad \mathrm{observed} = \frac{\sum w y}{\sum w}, \quad
-              \sigma = \frac{\sqrt{\sum w^2 (y - s)^2}}{|\sum w|}
+              \sigma^2 = \frac{\kappa_1 \sum w s (1 - s)^2 + \kappa_0 \sum w (1 - s) s^2}{(\sum w)^2}
 
-    An exact ratio has observed = predicted within sigma in every bin, with signed weights too.
+    with kappa = sum w^2 / sum w of each class.  An exact ratio has observed = predicted within sigma in every bin, with
+    signed weights too.
 
     Parameters
     ----------
     log_numerator, log_denominator:
         log p1(x)/p0(x) of the events of each class (N1,), (N0,).
     bins:
-        A number of bins, equally filled in absolute weight of both classes, or edges in log r, the outermost of which
-        should take in everything: events outside are an error.  Of a number there are fewer where values are tied, or
-        where a bin would hold less than ten events of a class, of whose fluctuations sigma would know nothing.
+        A number of bins, equally filled in abs(w) s (1 - s), which is where events can disagree with the ratio (fewer
+        where values are tied), or edges in log r, the outermost of which should take in everything: events outside are
+        an error.
 
     Raises
     ------
@@ -339,16 +341,14 @@ def reliability(
     >>> rng = np.random.default_rng(1)
     >>> curve = reliability(2 * rng.normal(1, 1, 20000), 2 * rng.normal(-1, 1, 20000), bins=5)
     >>> bool((abs(curve.pulls) < 3).all()), curve.predicted.round(2).tolist()
-    (True, [0.03, 0.17, 0.49, 0.83, 0.97])
+    (True, [0.07, 0.31, 0.5, 0.69, 0.93])
     """
     s1, w1 = _scores("numerator", log_numerator, weight_numerator)
     s0, w0 = _scores("denominator", log_denominator, weight_denominator)
     score, weight = np.concatenate([s1, s0]), np.concatenate([w1, w0])
     label = np.repeat([1.0, 0.0], [len(s1), len(s0)])
-    edges = _log_edges(score, np.abs(weight), bins)
-    if isinstance(bins, int | np.integer):
-        edges = _filled_edges(edges, s1, s0)
     predicted = special.expit(score)
+    edges = _log_edges(score, np.abs(weight) * predicted * (1 - predicted), bins)
     inside = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, len(edges) - 2)
 
     def binned(values: Floats) -> Floats:
@@ -356,7 +356,8 @@ def reliability(
 
     total, square = binned(weight), binned(weight**2)
     with np.errstate(divide="ignore", invalid="ignore"):  # bins without weight are NaN, as the docstring says
-        spread = np.sqrt(binned((weight * (label - predicted)) ** 2)) / np.abs(total)
+        found = binned((weight * (label - predicted)) ** 2)
+        spread = np.sqrt(_binned_variance(weight, label, predicted, binned, found)) / np.abs(total)
         curve = binned(weight * predicted) / total, binned(weight * label) / total, spread, total**2 / square
     return Reliability(edges, *(np.where(total == 0, np.nan, part) for part in curve))
 
@@ -366,6 +367,7 @@ def _log_edges(score: Floats, size: Floats, bins: int | ArrayLike) -> Floats:
     if isinstance(bins, (int, np.integer)):
         if bins < 1:
             raise ValueError(f"bins: expected at least 1, found {bins}")
+        size = size if size.any() else np.ones_like(size)  # every event is certain
         order = np.argsort(score, kind="stable")
         share = np.cumsum(size[order]) / size.sum()
         inner = score[order[np.searchsorted(share, np.arange(1, bins) / bins)]]
@@ -383,16 +385,25 @@ def _log_edges(score: Floats, size: Floats, bins: int | ArrayLike) -> Floats:
     return edges
 
 
-def _filled_edges(edges: Floats, *scores: Floats, least: int = 10) -> Floats:
-    """The edges that leave at least ``least`` events of each class in every bin, or one bin."""
-    below = np.array([np.searchsorted(np.sort(score), edges[1:-1]) for score in scores])
-    last, kept = np.zeros(len(scores), np.int64), []
-    total = np.array([len(score) for score in scores])
-    for edge, count in zip(edges[1:-1], below.T, strict=True):
-        if (count - last >= least).all() and (total - count >= least).all():
-            kept.append(edge)
-            last = count
-    return np.concatenate([edges[:1], kept, edges[-1:]])
+def _binned_variance(
+    weight: Floats, label: Floats, s: Floats, binned: Callable[[Floats], Floats], empirical: Floats
+) -> Floats:
+    """Of sum w (y - s) in each bin, for an exact ratio: both classes tell how many of either to expect.
+
+    An estimate from the events found knows nothing of a class of which a bin has none.  With kappa_c = sum w^2 / sum w
+    of class c, the events of both classes estimate int p_1 (1 - s)^2 kappa_1 + int p_0 s^2 kappa_0.  kappa is that of
+    the bin's own events and, of few, that of the whole class.
+    """
+    parts = []
+    for y, share in ((1.0, s * (1 - s) ** 2), (0.0, (1 - s) * s**2)):
+        own = np.where(label == y, weight, 0.0)
+        whole = np.sum(own**2) / np.sum(own)
+        few = 10 * whole  # ten events of the class
+        kappa = (binned(own**2) + whole * few) / (np.maximum(binned(own), 0) + few)
+        parts.append(kappa * binned(weight * share))
+    # signed weights may leave a bin's sum negative by chance
+    pooled = parts[0] + parts[1]
+    return np.where(pooled > 0, pooled, empirical)
 
 
 def roc_auc(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -274,10 +276,18 @@ def test_reliability_equals_a_naive_loop() -> None:
     for b in range(4):
         inside = [(s, w, y) for s, w, y in rows if edges[b] <= s < edges[b + 1]]
         total = sum(w for _, w, _ in inside)
-        residual = [(w, y - 1 / (1 + np.exp(-s))) for s, w, y in inside]
         assert curve.observed[b] == pytest.approx(sum(w * y for _, w, y in inside) / total)
         assert curve.predicted[b] == pytest.approx(sum(w / (1 + np.exp(-s)) for s, w, _ in inside) / total)
-        assert curve.uncertainty[b] == pytest.approx(np.sqrt(sum((w * r) ** 2 for w, r in residual)) / abs(total))
+        variance = 0.0
+        for label in (1.0, 0.0):
+            whole = sum(w**2 for _, w, y in rows if y == label) / sum(w for _, w, y in rows if y == label)
+            own = [w for _, w, y in inside if y == label]
+            kappa = (sum(w**2 for w in own) + 10 * whole**2) / (max(sum(own), 0) + 10 * whole)
+            for score, w, _ in inside:
+                probability = 1 / (1 + np.exp(-score))
+                chance = probability if label else 1 - probability
+                variance += kappa * w * chance * (label - probability) ** 2
+        assert curve.uncertainty[b] == pytest.approx(np.sqrt(variance) / abs(total))
         assert curve.size[b] == pytest.approx(total**2 / sum(w**2 for _, w, _ in inside))
 
 
@@ -297,10 +307,45 @@ def test_an_exact_ratio_is_reliable_and_a_wrong_one_is_not(negative: float) -> N
     assert chi2[2.4].mean() > 2 * bins
 
 
+def few(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Weights that depend on x and keep the density: one event in e^x counts e^x."""
+    size = np.exp(x).clip(1, 5)
+    return np.where(rng.random(len(x)) < 1 / size, size, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "counts", "weight"),
+    [
+        (2.5, (1000, 1000), lambda x, rng: np.ones(len(x))),  # a few events of the other class are all there is
+        (1.0, (500, 8000), lambda x, rng: np.ones(len(x))),
+        (2.0, (2000, 2000), few),
+        (1.0, (2000, 2000), lambda x, rng: (rng.random(len(x)) < 0.05).astype(float)),
+    ],
+)
+def test_pulls_of_an_exact_ratio_are_no_larger_than_their_errors(mean: float, counts: Any, weight: Any) -> None:
+    """Strong classifiers, unequal and weighted samples: 60 toys; an overconfident ratio is told from the exact one."""
+    rng, pulls, wrong = RNG(3), [], []
+    for _ in range(60):
+        x1, x0 = rng.normal(mean, 1, counts[0]), rng.normal(-mean, 1, counts[1])
+        w1, w0 = weight(x1, rng), weight(x0, rng)
+        for slope, found in ((1.0, pulls), (1.5, wrong)):
+            curve = metrics.reliability(
+                2 * mean * slope * x1, 2 * mean * slope * x0, weight_numerator=w1, weight_denominator=w0
+            )
+            found.append(curve.pulls[np.isfinite(curve.pulls)])
+    every = np.concatenate(pulls)
+    assert np.mean(every**2) < 1 + 4 * np.sqrt(2 / len(every))
+    assert np.mean(np.abs(every) > 4) < 0.01
+    assert np.mean(np.concatenate(wrong) ** 2) > 1.5
+
+
 def test_reliability_bins() -> None:
     x1, x0, _, _ = ratio_sample(5000, 5)
     curve = metrics.reliability(2 * x1, 2 * x0, bins=20)
-    np.testing.assert_allclose(curve.size, 500, atol=2)
+    score = np.concatenate([2 * x1, 2 * x0])
+    share = 1 / (2 + 2 * np.cosh(score))  # s (1 - s)
+    filled = np.histogram(score, curve.edges, weights=share)[0]
+    np.testing.assert_allclose(filled, share.sum() / 20, atol=0.5)  # two events' worth
     tied = metrics.reliability(np.zeros(5), np.zeros(6), bins=10)
     assert (len(tied.observed), tied.predicted[0], tied.observed[0]) == (1, 0.5, pytest.approx(0.5))
     empty = metrics.reliability([0.5], [0.6], bins=[0.0, 1.0, 2.0])
