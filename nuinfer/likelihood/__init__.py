@@ -16,6 +16,7 @@ from .heldout import HeldOut, Reuse
 from .histfactory import Imported, from_pyhf, to_pyhf
 from .interpolation import Interpolation
 from .mixture import Mixture, Process, UnbinnedCost
+from .parametrised import ParametrisedCost
 from .samples import ProcessSample, Template, histogram
 from .templates import BinnedCost, BinnedMixture
 from .workspace import Workspace
@@ -35,6 +36,7 @@ __all__ = [
     "Mixture",
     "NegativeDensity",
     "Normal",
+    "ParametrisedCost",
     "Poisson",
     "Process",
     "ProcessSample",
