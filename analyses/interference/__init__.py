@@ -1,0 +1,1 @@
+"""Signal, background and their interference: a signal strength from neural likelihood ratios."""
