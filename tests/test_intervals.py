@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nuinfer as nu
 from nuinfer.errors import NotConverged
-from nuinfer.intervals import Contour, Profile, contour, fit, impacts, minos, profile
+from nuinfer.intervals import Contour, Profile, contour, fit, impacts, minos, neyman, profile
 from nuinfer.intervals.fits import Problem
 from nuinfer.likelihood import (
     BinnedMixture,
@@ -71,6 +71,10 @@ class Counts(DifferentiableCost):
     def asimov(self, values: Mapping[str, float]) -> Counts:
         mean = self.expected(*(torch.tensor(values[name], dtype=torch.float64) for name in self.names))
         return Counts(self.expected, self.names, torch.atleast_1d(mean), **self.limits)
+
+    def sample(self, values: Mapping[str, float], rng: np.random.Generator) -> Counts:
+        mean = self.asimov(values).counts.numpy()
+        return Counts(self.expected, self.names, rng.poisson(mean), **self.limits)
 
     def _ndata(self) -> int:
         return len(self.counts)
@@ -226,6 +230,39 @@ def test_flat_likelihoods_are_refused_with_advice(caplog: pytest.LogCaptureFixtu
         fit(Given(lambda a: -(a**2), ["a"]))
 
 
+def two_hypotheses() -> Counts:
+    """Counts that do not depend on mu at order = -1, and are not positive at order = -3."""
+    return Counts(lambda o, mu: 50 + mu * (1 + o) + torch.where(o < -2, -1e3, 0.0), ["order", "mu"], [70.0])
+
+
+@pytest.mark.parametrize("other", [-1.0, -3.0])
+def test_a_hypothesis_without_a_fit_is_left_out_with_a_warning(other: float, caplog: pytest.LogCaptureFixture) -> None:
+    cost, both = two_hypotheses(), {"order": (other, 1.0)}
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        found, line = fit(cost, discrete=both), profile(cost, "mu", points=9, discrete=both)
+    assert caplog.text.count(f"order = {other:g} is left out, as no fit succeeds there") == 2
+    assert found.values == pytest.approx({"order": 1.0, "mu": 10.0}, abs=1e-2)
+    assert line.best["mu"] == pytest.approx(10.0, abs=1e-2)
+    assert len(line.curves) == 1
+    caplog.clear()
+    with pytest.raises((NotConverged, NegativeDensity), match=r"flat|expected counts"):
+        fit(cost, discrete={"order": (other, other)})
+    assert not caplog.text
+    fit(cost, discrete={"order": (0.0, 1.0)})  # nothing is lost, and nothing said
+    assert not caplog.text
+
+
+def test_a_start_on_the_circle_that_fails_does_not_end_the_fit(caplog: pytest.LogCaptureFixture) -> None:
+    """A quarter of the circle lies outside of the domain: cos must be above -0.9."""
+    cost = Counts(lambda d: 0.9 + torch.cos(d), ["delta"], [1.5])
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        found = fit(cost, periodic={"delta": (0, 2 * math.pi)})
+    assert math.cos(found.values["delta"]) == pytest.approx(0.6, abs=1e-3)
+    assert not caplog.text  # no hypothesis was lost
+    with pytest.raises(NegativeDensity, match="expected counts"):
+        fit(cost, {"delta": math.pi})
+
+
 def test_starts_come_from_constraints_coefficients_and_limits() -> None:
     data, reference = samples(200)
     model = Mixture(processes(), reference, limits={"tilt": (0.5, 2)})
@@ -325,6 +362,137 @@ def test_a_region_may_go_over_the_end_of_the_period() -> None:
     assert (low, high) == pytest.approx((0.1 - half + 2 * math.pi, 0.1 + half + 2 * math.pi), abs=1e-4)
     ((low, high),) = profile(at, "d", points=61, periodic={"d": (-math.pi, math.pi)}).interval(0.95)
     assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=1e-4)
+
+
+# -- units -------------------------------------------------------------------------------------------------------------
+
+ENERGY = np.linspace(2, 8, 25)
+SPECTRUM = np.exp(-((ENERGY - 3.5) ** 2) / 4) * 4e4
+
+
+def splitting(unit: float, **limits: Any) -> Any:
+    """Disappearance with s = 0.085 and a splitting of 2.5e-3 eV^2 in units of ``unit``, the counts as expected."""
+    shape, energy = torch.from_numpy(SPECTRUM), torch.from_numpy(ENERGY)
+
+    def expected(s: Tensor, dm2: Tensor, norm: Tensor) -> Tensor:
+        return norm * shape * (1 - s * torch.sin(1.267 * unit * dm2 * 1600 / energy) ** 2)
+
+    cost = Counts(expected, ["s", "dm2", "norm"], [1.0] * 25, **limits)
+    return cost.asimov({"s": 0.085, "dm2": 2.5e-3 / unit, "norm": 1.0}) + Normal("norm", 1.0, 0.02)
+
+
+def splitting_covariance() -> Floats:
+    """Of s, the splitting in eV^2 and the norm: at the truth the Hessian is the information."""
+    phase = 1.267 * 2.5e-3 * 1600 / ENERGY
+    mean = SPECTRUM * (1 - 0.085 * np.sin(phase) ** 2)
+    by = np.array([-SPECTRUM * np.sin(phase) ** 2, -SPECTRUM * 0.085 * np.sin(2 * phase) * phase / 2.5e-3, mean])
+    return np.linalg.inv(by / mean @ by.T + np.diag([0, 0, 0.02**-2]))
+
+
+@pytest.mark.parametrize("limits", [{}, {"s": (0, 1), "dm2": (0, None)}])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e-7])
+def test_a_splitting_in_any_unit_has_its_width_and_correlations(unit: float, limits: dict[str, Any]) -> None:
+    cost, v = splitting(unit, **limits), splitting_covariance()
+    start = {"s": 0.083, "dm2": 2.45e-3 / unit}
+    found = impacts(cost, "dm2", groups={"norm": ["norm"], "s": ["s"]}, start=start)
+    rest = {"norm": [0, 1], "s": [1, 2]}
+    held = {label: math.sqrt(np.linalg.inv(np.linalg.inv(v)[np.ix_(kept, kept)])[kept.index(1), kept.index(1)])
+            for label, kept in rest.items()}  # fmt: skip
+    assert found.error * unit == pytest.approx(math.sqrt(v[1, 1]), rel=1e-3)
+    assert found.statistical * unit == pytest.approx(held["norm"], rel=1e-3)
+    for label, width in held.items():
+        assert found.groups[label] * unit == pytest.approx(math.sqrt(v[1, 1] - width**2), rel=1e-2)
+    slope = impacts(cost, "s", start=start)
+    shift = slope.postfit[slope.parameters.index("dm2")]
+    np.testing.assert_allclose(shift, [-v[0, 1] / v[1, 1] ** 0.5, v[0, 1] / v[1, 1] ** 0.5], rtol=0.5)
+
+
+def test_profiles_minos_and_contours_do_not_depend_on_the_unit() -> None:
+    """Between them lie other minima: the curve is not a parabola, but the same one."""
+    limits: list[dict[str, Any]] = [{}, {"s": (0, 1), "dm2": (0, None)}]
+    found = []
+    for unit, own in ((1e-3, limits[0]), (1.0, limits[0]), (1.0, limits[1])):
+        cost, start = splitting(unit, **own), {"s": 0.083, "dm2": 2.45e-3 / unit}
+        ((low, high),) = profile(cost, "dm2", points=11, start=start).interval(0.68)
+        ends = minos(cost, "dm2", start=start).interval("dm2")
+        plane = contour(cost, "s", "dm2", cls=(0.68,), points=7, start=start)
+        (line,) = plane.curves(0.68)
+        found.append(np.array([low, high, *ends, plane.y[0], plane.y[-1], line[:, 1].min(), line[:, 1].max()]) * unit)
+    width = math.sqrt(splitting_covariance()[1, 1])
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, atol=2e-3 * width)
+    np.testing.assert_allclose(found[0][:2], 2.5e-3 + np.array([-1, 1]) * width, atol=0.05 * width)
+    np.testing.assert_allclose(found[0][:2], found[0][2:4], atol=1e-3 * width)
+
+
+@pytest.mark.parametrize("limits", [(0, None), (None, 0), (0, 1e-3), (-1, 0)])
+def test_a_start_next_to_its_limit_is_where_the_fit_starts(limits: tuple[float | None, float | None]) -> None:
+    """Of the many minima of an oscillation the fit finds that at its start, 7e-5 from the limit."""
+    sign, energy = (-1 if limits[1] == 0 else 1), torch.linspace(2, 8, 30, dtype=torch.float64)
+    cost = Counts(lambda d: 2000 * (1 - 0.8 * torch.sin(228e3 * d / energy) ** 2), ["d"], [1.0] * 30, d=limits)
+    data = cost.asimov({"d": sign * 7.5e-5})
+    found = fit(data, {"d": sign * 7.2e-5})
+    assert found.values["d"] == pytest.approx(sign * 7.5e-5, abs=1e-2 * found.errors["d"])
+    assert found.minimum == pytest.approx(0, abs=1e-4)
+
+
+def test_a_narrow_minimum_is_found_from_its_side() -> None:
+    """From 10 sigma away in units 2500 times too wide; there is a second minimum at the negative value."""
+    found = fit(splitting(1.0), {"s": 0.08, "dm2": 2.9e-3})
+    assert found.values["dm2"] == pytest.approx(2.5e-3, abs=1e-2 * found.errors["dm2"])
+    assert found.calls.gradient < 30
+    assert fit(splitting(1.0), {"s": 0.08, "dm2": -2.9e-3}).values["dm2"] == pytest.approx(-2.5e-3, abs=1e-6)
+
+
+def test_toys_do_not_depend_on_the_unit() -> None:
+    """The same toys in both units, with the limits that bend the coordinates of the fits."""
+    built = []
+    for unit in (1e-3, 1.0):
+        cost = splitting(unit, s=(0, 1), dm2=(0, None))
+        built.append(neyman(cost, {"dm2": np.array([2.3e-3, 2.45e-3]) / unit}, toys=20, cls=(0.68,), seed=1,
+                            start={"s": 0.083, "dm2": 2.45e-3 / unit}, progress=False))  # fmt: skip
+    assert np.isfinite(built[0].toys).all()
+    assert np.ptp(built[0].toys) > 1
+    np.testing.assert_allclose(built[1].toys, built[0].toys, atol=1e-3)
+    np.testing.assert_allclose(built[1].observed, built[0].observed, atol=1e-3)
+    width = math.sqrt(splitting_covariance()[1, 1])
+    np.testing.assert_allclose(built[1].best, built[0].best * 1e-3, atol=0.01 * width)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1.0, 1e4])
+def test_one_count_in_any_unit_has_its_closed_form(unit: float) -> None:
+    """102 counts of an expectation of 102 x / unit, x not below 0."""
+    cost = Counts(lambda x: 102 * x / unit, ["x"], [102.0], x=(0, None))
+    ends = [optimize.brentq(lambda x: 204 * (x - 1 - math.log(x)) - stats.chi2.ppf(0.68, 1), *pair)
+            for pair in ((0.5, 1), (1, 1.5))]  # fmt: skip
+    start = {"x": 2 * unit}
+    assert np.array(profile(cost, "x", start=start).interval(0.68)) / unit == pytest.approx(np.array([ends]), abs=1e-5)
+    assert np.array(minos(cost, "x", start=start).interval("x")) / unit == pytest.approx(ends, abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_limit_in_any_unit_is_seen_from_its_parameter(unit: float) -> None:
+    """T = (x + 1)^2 - 1 from the limit 0 on."""
+    cost, reach = Normal("x", -unit, unit), math.sqrt(1 + stats.chi2.ppf(0.95, 1)) - 1
+    ((low, high),) = profile(cost, "x", limits={"x": (0, None)}).interval(0.95)
+    assert (low / unit, high / unit) == pytest.approx((0, reach), abs=1e-4)
+    # the same without a constraint, which would say how wide it is
+    given = Given(lambda x: ((x + unit) / unit) ** 2, ["x"], x=(0, None))
+    ((low, high),) = profile(given, "x").interval(0.95)
+    assert (low / unit, high / unit) == pytest.approx((0, reach), abs=1e-4)
+    assert minos(given, "x", cl=0.95).interval("x")[1] / unit == pytest.approx(reach, abs=1e-4)
+
+
+def test_a_cost_without_gradient_has_its_profile_in_any_unit() -> None:
+    x = np.random.default_rng(2).normal(3, 2, 12)
+    for unit in (1e-5, 1.0):
+        cost = iminuit_cost.UnbinnedNLL(x * unit, lambda x, mean, sd: stats.norm(mean, sd).pdf(x))
+        found = profile(cost, "mean", points=13, start={"mean": 2 * unit, "sd": 3 * unit},
+                        limits={"sd": (1e-3 * unit, None)})  # fmt: skip
+        exact = 12 * np.log1p((found.grid / unit - x.mean()) ** 2 / x.var())
+        np.testing.assert_allclose(found.values, exact, atol=5e-5)
+        reach = x.std() * math.sqrt(math.expm1(stats.chi2.ppf(0.9, 1) / 12))
+        ((low, high),) = found.interval(0.9)
+        assert (low / unit, high / unit) == pytest.approx((x.mean() - reach, x.mean() + reach), abs=1e-3)
 
 
 # -- profiles ----------------------------------------------------------------------------------------------------------
@@ -589,6 +757,14 @@ def test_bad_input_of_contours() -> None:
         contour(LINEAR.cost, "mu", "x")
     with pytest.raises(ValueError, match="between 0 and 1"):
         contour(LINEAR.cost, "mu", "nu", cls=(0.68, 95))
+    with pytest.raises(ValueError, match=r"at least one confidence level in cls=.*found none"):
+        contour(LINEAR.cost, "mu", "nu", cls=())
+    found = contour(Normal("a") + Normal("b"), "a", "b", points=5)
+    edge = float(found.x[-1])
+    assert found(edge, 0.0) == pytest.approx(edge**2, abs=1e-3)
+    for x, y, name in ((edge + 1e-6, 0.0, "a"), (0.0, [0.0, 10.0], "b"), (0.0, -10.0, "b"), (math.nan, 0.0, "a")):
+        with pytest.raises(ValueError, match=f"contour: expected {name} from .* give contour"):
+            found(x, y)
     with pytest.raises(ValueError, match="grid: expected 'mu' from 0 to inf"):
         contour(LINEAR.cost, "mu", "nu", grid=([-1, 0, 1, 2], [0, 1, 2, 3]), limits={"mu": (0, None)})
 

@@ -17,7 +17,7 @@ from test_intervals import LINEAR, Counts, Given, mixture, on_off, on_off_profil
 
 from nuinfer.errors import NotConverged
 from nuinfer.intervals import Impacts, bounded_interval, discovery, fit, impacts, upper_limit
-from nuinfer.likelihood import Normal, Poisson, TwoPoint, asimov
+from nuinfer.likelihood import Binned, Normal, Poisson, TwoPoint, asimov
 
 Floats = NDArray[np.float64]
 
@@ -242,6 +242,22 @@ def test_limits_and_significance_agree_with_pyhf() -> None:
         assert found.expected[i] == pytest.approx(band, rel=2e-3)
     p = float(pyhf.infer.hypotest(0.0, data, model, test_stat="q0"))
     assert discovery(cost, "mu", alternative=None).p == pytest.approx(p, rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("seen", [0.0, 5.0])
+def test_limits_are_the_same_in_any_unit(seen: float, unit: float) -> None:
+    """A value measured to 1 unit, without a constraint that would say so: CL_s in closed form."""
+    cost = Binned(lambda theta: theta / unit, [seen], "gaussian", parameters=["x"], variance=[1.0])
+    start = {"x": 2 * unit}
+    found = upper_limit(cost, "x", start=start, limits={"x": (0, None)})
+    exact = seen + stats.norm.isf(0.05 * stats.norm.cdf(seen))
+    assert found.observed / unit == pytest.approx(exact, abs=2e-4)
+    assert found.expected[2] / unit == pytest.approx(stats.norm.isf(0.025), abs=2e-4)
+    assert discovery(cost, "x", alternative=3 * unit, start=start).expected[2] == pytest.approx(3, abs=1e-3)
+    ends = bounded_interval(cost, "x", cl=0.9, start=start)
+    reach = stats.norm.isf(0.05)
+    assert (ends.low / unit, ends.high / unit) == pytest.approx((max(seen - reach, 0), seen + reach), abs=1e-3)
 
 
 def test_background_uncertainty_weakens_a_limit() -> None:

@@ -359,7 +359,9 @@ class _Pair:
     def z(self, x: float) -> float:
         """Z of q~ of the data."""
         q, root = (self.observed.t(x) if self.observed.best <= x else 0.0), self.root(x)
-        return math.sqrt(q) - root if q <= root**2 else (q - root**2) / (2 * root)
+        if q <= root**2 or root == 0:  # at the null itself both are 0 but for rounding
+            return math.sqrt(q) - root
+        return (q - root**2) / (2 * root)
 
     def root(self, x: float) -> float:
         """sqrt(q_A)."""

@@ -72,8 +72,18 @@ class Contour:
         return {cl: level(cl, 2) for cl in self.cls}
 
     def __call__(self, x: ArrayLike, y: ArrayLike) -> Floats:
-        """T at points x, y (*,) within the rectangle, by cubic splines."""
+        """T at points x, y (*,) within the rectangle, by cubic splines.
+
+        Raises
+        ------
+        ValueError
+            for points outside of it.
+        """
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        for name, at, axis in zip(self.names, (x, y), (self.x, self.y), strict=True):
+            if at.size and not (axis[0] <= at.min() and at.max() <= axis[-1]):
+                raise ValueError(f"contour: expected {name} from {axis[0]:g} to {axis[-1]:g}, found {at.min():g} to "
+                                 f"{at.max():g}; give contour() a grid= that reaches further")  # fmt: skip
         return np.asarray(np.min([spline.ev(x, y) for spline in self._splines()], axis=0))
 
     def curves(self, cl: float) -> tuple[Floats, ...]:
@@ -178,12 +188,14 @@ def contour(
     Raises
     ------
     KeyError, ValueError
-        as `profile`; for the same parameter twice; for a level not between 0 and 1.
+        as `profile`; for the same parameter twice; for no level, or one not between 0 and 1.
     NotConverged, NegativeDensity
         as `fit`.
     """
     if a == b:
         raise ValueError(f"contour: expected two parameters, found {a!r} twice")
+    if not len(cls):
+        raise ValueError("contour: expected at least one confidence level in cls=, such as (0.68, 0.95), found none")
     threshold = max(level(cl, 2) for cl in cls)
     scan = Scan(Problem(cost, limits=limits, discrete=discrete, periodic=periodic), (a, b), fixed, tolerance)
     scan.fit_branches(start)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from iminuit.cost import Cost, CostSum
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import NotConverged, closest
 from ..likelihood.constraints import Constraint
+from ..likelihood.costs import NegativeDensity
 from .minima import Crossing, Solved, Surface, minos_crossing, solve, solve_near
 
 __all__ = ["Calls", "Fit", "Point", "Problem", "fit"]
@@ -29,10 +30,14 @@ __all__ = ["Calls", "Fit", "Point", "Problem", "fit"]
 Floats = NDArray[np.float64]
 Limits = Mapping[str, tuple[float | None, float | None]]
 
+Found = TypeVar("Found")
+
 logger = logging.getLogger("nuinfer")
 
 
 _PHASES = 4  # starts around the circle of a periodic parameter
+_TOUCHING = 1e-4  # steps from a limit
+_RISE = (0.1, 10.0)  # of -2 log L over the scale of a parameter at its limit: about one sigma
 
 
 class Calls(NamedTuple):
@@ -142,6 +147,7 @@ def fit(
         (lower, upper), None for none; within those that the cost itself has.
     discrete:
         Parameters that take few values, such as ``{"ordering": (-1, 1)}``: each is tried, the lowest minimum is kept.
+        One without a fit is left out with a warning in the log, unless none is left.
     periodic:
         Parameters on a circle with the ends of one period, such as ``{"delta": (0, 2 * math.pi)}``: the fit starts in
         each of its quarters.  Their limits fall away; results lie within the period.
@@ -159,7 +165,7 @@ def fit(
     NotConverged
         where no start converges; it says what to try.
     NegativeDensity
-        where the start itself is outside of the model's domain.
+        where the start itself is outside of the model's domain, for every discrete value.
     KeyError, ValueError
         for unknown parameters, values outside of the limits, limits that exclude each other.
 
@@ -210,6 +216,32 @@ class Problem:
                  for name, (low, high) in self.periodic.items() if name not in fixed]  # fmt: skip
         return [(dict(h), dict(t)) for h in itertools.product(*held) for t in itertools.product(*turns)]
 
+    def each(self, fixed: Iterable[str], run: Callable[[dict[str, float], dict[str, float]], Found]) -> list[Found]:
+        """What ``run(held, turn)`` finds on every branch, without those on which it fails; a warning for a hypothesis.
+
+        Raises
+        ------
+        NotConverged, NegativeDensity
+            the first of them, where every branch fails.
+        """
+        found: list[Found] = []
+        kept: list[dict[str, float]] = []
+        failed: list[tuple[dict[str, float], Exception]] = []
+        for held, turn in self.branches(fixed):
+            try:
+                found.append(run(held, turn))
+            except (NotConverged, NegativeDensity) as error:
+                failed.append((held, error))
+            else:
+                kept.append(held)
+        if not found:
+            raise failed[0][1]
+        # one warning for each hypothesis, whatever the number of phases it was tried at
+        for held, why in {tuple(held.items()): (held, why) for held, why in failed if held not in kept}.values():
+            at = ", ".join(f"{name} = {value:g}" for name, value in held.items())
+            logger.warning("%s is left out, as no fit succeeds there: %s", at, why)
+        return found
+
     def best(
         self,
         start: Mapping[str, float] | None = None,
@@ -219,12 +251,12 @@ class Problem:
         tolerance: float = 1e-6,
     ) -> Fit:
         """The lowest of the fits of all branches."""
-        found = [
-            self.fit({**(start or {}), **turn}, fixed={**(fixed or {}), **held}, tolerance=tolerance,
-                     allow_unconverged=allow_unconverged)
-            for held, turn in self.branches(fixed or {})
-        ]  # fmt: skip
-        return min(found, key=lambda one: one.minimum)
+
+        def one(held: dict[str, float], turn: dict[str, float]) -> Fit:
+            return self.fit({**(start or {}), **turn}, fixed={**(fixed or {}), **held}, tolerance=tolerance,
+                            allow_unconverged=allow_unconverged)  # fmt: skip
+
+        return min(self.each(fixed or {}, one), key=lambda found: found.minimum)
 
     def fit(
         self,
@@ -233,9 +265,16 @@ class Problem:
         fixed: Mapping[str, float] | None = None,
         allow_unconverged: bool = False,
         tolerance: float = 1e-6,
+        metric: Floats | None = None,
     ) -> Fit:
-        """The fit of one branch: no discrete value is chosen and no period gone round."""
-        surface = self._surface(start, fixed)
+        """The fit of one branch: no discrete value is chosen and no period gone round.
+
+        Parameters
+        ----------
+        metric:
+            As in `minimum`: the widths to look for.
+        """
+        surface = self._surface(start, fixed, metric)
         u = surface.inner(surface.template[surface.free])
         if len(u):
             solved = solve(surface, u, tolerance)
@@ -258,14 +297,15 @@ class Problem:
         Parameters
         ----------
         metric:
-            (T, T), the inverse covariance of all parameters as in `Problem.metric`; with it few calls are needed.
+            (T, T), the inverse covariance of all parameters as in `Problem.metric`; with it few calls are needed, and
+            the parameters may have any units.
 
         Raises
         ------
         NotConverged
             where neither this nor a whole `fit` converges.
         """
-        surface = self._surface(start, fixed)
+        surface = self._surface(start, fixed, metric)
         u = surface.inner(surface.template[surface.free])
         if not len(u):
             return Point(self._named(surface, u), surface.value(u))
@@ -274,12 +314,12 @@ class Problem:
             found = solve_near(surface, u, factor, tolerance)
             if found is not None:
                 return Point(self._named(surface, found[0]), found[1])
-        whole = self.fit(start, fixed=fixed, tolerance=tolerance)
+        whole = self.fit(start, fixed=fixed, tolerance=tolerance, metric=metric)
         return Point(whole.values, whole.minimum)
 
     def minos(self, found: Fit, metric: Floats, name: str, cl: float, side: int) -> Crossing:
         """MINOS from a fit, below (-1) or above (+1): where -2 log L crosses, in the parameter itself."""
-        surface = self._surface(found.values, found.fixed, straight=name)
+        surface = self._surface(found.values, found.fixed, metric, straight=name)
         u = surface.inner(surface.template[surface.free])
         slope = np.maximum(np.abs(surface.jacobian(u)), 0.1)
         precision = metric[np.ix_(surface.free, surface.free)] * np.outer(slope, slope)
@@ -287,13 +327,46 @@ class Problem:
         return minos_crossing(surface, u, np.linalg.inv(precision), place, self.limits[name], cl, side)
 
     def metric(self, found: Fit) -> Floats:
-        """The inverse covariance (T, T) of a fit, filled with first guesses for what was fixed or at a limit."""
+        """The inverse covariance (T, T) of a fit; without correlations for what was fixed or ended at a limit.
+
+        There the width is a first guess, or the way along which -2 log L rises by about 1.
+        """
+        names = [name for name in found.free if name not in found.at_limit and found.errors[name] > 0]
+        known = [self.names.index(name) for name in names]
         steps = self.steps(found.values)
+        for name in found.at_limit:
+            steps[self.names.index(name)] = self._rise(found, name, float(steps[self.names.index(name)]))
         precision = np.diag(1 / steps**2)
-        known = np.flatnonzero(np.sqrt(np.diag(found.covariance)) > 1e-3 * steps)
-        if len(known):
+        if known:
             precision[np.ix_(known, known)] = np.linalg.inv(found.covariance[np.ix_(known, known)])
         return precision
+
+    def _rise(self, found: Fit, name: str, step: float) -> float:
+        """How far into the allowed side -2 log L rises by about 1, all others held; ``step`` where it never does."""
+        low, high = self.limits[name]
+        value = found.values[name]
+        inwards = 1 if value - low < high - value else -1
+        tried, before = step, 1.0
+        for _ in range(40):
+            rise = self._risen(found, {name: value + inwards * tried})
+            factor = 4.0 if rise < _RISE[0] else 0.25 if rise > _RISE[1] else 1.0
+            # the second: it jumps from too little to too much
+            if factor == 1 or factor * before == 1 or factor * tried > (high - low) / 4:
+                return tried
+            tried, before = factor * tried, factor
+        return step
+
+    def _risen(self, found: Fit, moved: Mapping[str, float]) -> float:
+        """-2 log L above its minimum, infinite outside of the model's domain."""
+        try:
+            rise = self.value({**found.values, **moved}) - found.minimum
+        except NegativeDensity:
+            return math.inf
+        return rise if math.isfinite(rise) else math.inf
+
+    def value(self, values: Mapping[str, float]) -> float:
+        """-2 log L at named parameters; raises `NegativeDensity`."""
+        return float(self.cost._value(tuple(values[name] for name in self.names))) / float(self.cost.errordef)
 
     def start(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
         """A value for every parameter: those given, then constraints' centres, 1 for coefficients, 0."""
@@ -316,13 +389,35 @@ class Problem:
         """First guesses of the widths (T,): of the constraint, or a tenth of the value or of 1."""
         widths = {name: c.width[name] for name, c in reversed(self.constraints)}
         guesses = np.array([widths.get(name, 0.1 * max(abs(values[name]), 1.0)) for name in self.names])
+        return self._within(guesses)
+
+    def _first_steps(self, at: Mapping[str, float]) -> Floats:
+        """`steps`, but no longer than the way from a start to its limit, so that it stays where it was given.
+
+        What is much nearer to the limit is at it: its distance is chance.
+        """
+        steps = self.steps(at)
+        ends = np.array([self.limits[name] for name in self.names])
+        away = np.abs(np.array([at[name] for name in self.names])[:, None] - ends).min(1)
+        return np.where((away < steps) & (away > _TOUCHING * steps), away, steps)
+
+    def widths(self, metric: Floats) -> Floats:
+        """The widths (T,) of a metric (T, T)."""
+        return self._within(np.sqrt(np.diag(np.linalg.inv(metric))))
+
+    def _within(self, widths: Floats) -> Floats:
+        """Widths (T,), at most a quarter of the way between two limits."""
         spans = np.array([self.limits[name][1] - self.limits[name][0] for name in self.names])
-        return np.asarray(np.minimum(guesses, spans / 4))
+        return np.asarray(np.minimum(widths, spans / 4))
 
     def _surface(
-        self, start: Mapping[str, float] | None, fixed: Mapping[str, float] | None, straight: str | None = None
+        self,
+        start: Mapping[str, float] | None,
+        fixed: Mapping[str, float] | None,
+        metric: Floats | None = None,
+        straight: str | None = None,
     ) -> Surface:
-        """The free parameters; ``straight`` is left without its limits."""
+        """The free parameters, with a metric's widths or first guesses; ``straight`` is left without its limits."""
         held = dict(fixed or {})
         check_names(self.names, held, "fixed")
         at = {**self.start(start), **held}
@@ -331,7 +426,8 @@ class Problem:
         free = np.array([name not in held for name in self.names], bool)
         pairs = [(-math.inf, math.inf) if name == straight else self.limits[name] for name in self.names]
         limits = np.array(pairs, np.float64).reshape(-1, 2)
-        return Surface(self.cost, np.array([at[name] for name in self.names], np.float64), free, limits, self.steps(at))
+        steps = self._first_steps(at) if metric is None else self.widths(metric)
+        return Surface(self.cost, np.array([at[name] for name in self.names], np.float64), free, limits, steps)
 
     def _named(self, surface: Surface, u: Floats) -> dict[str, float]:
         found = dict(zip(self.names, surface.full(u).tolist(), strict=True))

@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 
 _STEP = 0.01  # sigma, of the differences of gradients: the error of H is about 1e-5 for ten events, less for more
 _NARROW = 32.0  # of the Hessian in y, 2 where the widths are right: a quarter of the width
+_BLIND = 1e4  # of the rough Hessian, 2 where the guesses are right: over 70 times too wide
 _FAR = 1e8  # widths: beyond, a line search has run away
 _ROUNDS = 4  # of MIGRAD from one start, each with the Hessian where the last one ended
 _INSIDE = 0.3  # steps: where a start lies that was given at a limit, at which dx/du vanishes
@@ -288,8 +289,7 @@ def _starts(surface: Surface, u: Floats) -> Iterator[Floats]:
 
 
 def _from(surface: Surface, u: Floats, tolerance: float) -> Solved:
-    space = _Whitened(surface, u, np.diag(surface.steps))
-    factor, reach = space.factor @ _root(space.rough()), 1.0
+    factor, reach = _first_factor(surface, u), 1.0
     for _ in range(_ROUNDS):
         space = _Whitened(surface, u, factor)
         y, _ = _migrad(space, tolerance)
@@ -302,6 +302,17 @@ def _from(surface: Surface, u: Floats, tolerance: float) -> Solved:
         reach = 0.1 * reach if found.value >= space.zero else 1.0
         u, factor = found.u, reach * _root(found.hessian)
     return found
+
+
+def _first_factor(surface: Surface, u: Floats) -> Floats:
+    """L of a rough Hessian; again where F is so much narrower than the first guesses that its differences saw afar."""
+    factor = np.diag(surface.steps)
+    for _ in range(4):
+        rough = _Whitened(surface, u, factor).rough()
+        factor = factor @ _root(rough)
+        if np.abs(np.diag(rough)).max() < _BLIND:
+            break
+    return factor
 
 
 def _at_limits(surface: Surface, found: Solved, tolerance: float) -> Solved | None:

@@ -20,7 +20,7 @@ from ..errors import NotConverged
 from ..likelihood.costs import NegativeDensity
 from .fits import Fit, Point, Problem, check_names
 
-__all__ = ["Branch", "Scan", "evaluated", "level", "slopes_at"]
+__all__ = ["Branch", "Scan", "level", "slopes_at"]
 
 Floats = NDArray[np.float64]
 
@@ -67,24 +67,27 @@ class Scan:
         self.problem, self.scanned, self.tolerance = problem, scanned, tolerance
 
     def fit_branches(self, start: Mapping[str, float] | None) -> None:
-        """Find the minimum of every branch."""
-        self.branches = []
-        for held, turn in self.problem.branches(self.fixed):
+        """Find the minimum of every branch; see `Problem.each` for those that have none."""
+
+        def one(held: dict[str, float], turn: dict[str, float]) -> Branch:
             found = self.problem.fit({**(start or {}), **turn}, fixed={**self.fixed, **held}, tolerance=self.tolerance)
-            self.branches.append(Branch(held, found, self.problem.metric(found)))
+            return Branch(held, found, self.problem.metric(found))
+
+        self.branches = self.problem.each(self.fixed, one)
         self._distinct()
 
     def _distinct(self) -> None:
         """Leave out branches that ended in the minimum of an earlier one."""
         kept: list[Branch] = []
         for branch in self.branches:
-            if not any(self._same(branch.fit, other.fit) for other in kept):
+            if not any(self._same(branch, other) for other in kept):
                 kept.append(branch)
         self.branches = kept
 
-    def _same(self, one: Fit, other: Fit) -> bool:
-        near = [abs(one.values[n] - other.values[n]) <= 0.1 * (one.errors[n] or 1e-12) for n in one.names]
-        return all(near) and abs(one.minimum - other.minimum) < _JUMP
+    def _same(self, one: Branch, other: Branch) -> bool:
+        widths = dict(zip(self.problem.names, self.problem.widths(one.metric).tolist(), strict=True))
+        near = [abs(one.fit.values[n] - other.fit.values[n]) <= 0.1 * widths[n] for n in one.fit.free]
+        return one.held == other.held and all(near) and abs(one.fit.minimum - other.fit.minimum) < _JUMP
 
     @property
     def best(self) -> Fit:
@@ -117,7 +120,8 @@ class Scan:
 
     def slopes(self, point: Point) -> dict[str, float]:
         """dt/ds of what is scanned, at a conditional minimum."""
-        return dict(zip(self.scanned, slopes_at(self.problem, point.values, self.scanned), strict=True))
+        widths = self.problem.widths(self.branches[0].metric)
+        return dict(zip(self.scanned, slopes_at(self.problem, point.values, self.scanned, widths), strict=True))
 
     # -- one parameter
 
@@ -160,11 +164,8 @@ class Scan:
         return reached
 
     def first_step(self, branch: Branch, name: str) -> float:
-        """The error of a parameter, or a guess where it is at its limit."""
-        i = self.problem.names.index(name)
-        error = branch.fit.errors[name]
-        guess = float(self.problem.steps(branch.fit.values)[i])
-        return error if error > 1e-3 * guess else guess
+        """The error of a parameter; where it is at its limit, the way along which -2 log L rises by about 1."""
+        return float(self.problem.widths(branch.metric)[self.problem.names.index(name)])
 
     def line(self, branch: Branch, name: str, grid: Floats) -> list[Point]:
         """Conditional minima along a grid, from the best fit outwards, then where a neighbour's is lower."""
@@ -253,7 +254,7 @@ class Scan:
         if math.isinf(point.value + neighbour.value) or not self._apart(branch, point, neighbour):
             return point
         try:
-            there = evaluated(self.problem, {**neighbour.values, **values})
+            there = self.problem.value({**neighbour.values, **values})
         except NegativeDensity:
             return point
         if not there < point.value - _JUMP:
@@ -278,30 +279,29 @@ class Scan:
 
     def _fit_from(self, point: Point) -> None:
         held = {name: point.values[name] for name in self.problem.discrete if name not in self.fixed}
-        found = self.problem.fit(point.values, fixed={**self.fixed, **held}, tolerance=self.tolerance)
+        found = self.problem.fit(point.values, fixed={**self.fixed, **held}, tolerance=self.tolerance,
+                                 metric=self.branches[0].metric)  # fmt: skip
         self.branches.append(Branch(held, found, self.problem.metric(found)))
         self._distinct()
 
 
-def evaluated(problem: Problem, values: Mapping[str, float]) -> float:
-    """-2 log L at named parameters."""
-    return float(problem.cost._value(tuple(values[name] for name in problem.names))) / float(problem.cost.errordef)
+def slopes_at(problem: Problem, values: Mapping[str, float], names: Sequence[str], widths: Floats) -> Floats:
+    """d(-2 log L)/d name (S,), by differences where the cost has no gradient; NaN where it is not finite.
 
-
-def slopes_at(problem: Problem, values: Mapping[str, float], names: Sequence[str]) -> Floats:
-    """d(-2 log L)/d name (S,), by differences where the cost has no gradient; NaN where it is not finite."""
+    ``widths`` (T,) of all parameters say how far apart the differences may be.
+    """
     args = tuple(values[name] for name in problem.names)
     if problem.cost.has_grad:
         found = np.asarray(problem.cost._grad(args), np.float64) / float(problem.cost.errordef)
         return np.array([found[problem.names.index(name)] for name in names])
-    return np.array([_difference(problem, values, name) for name in names])
+    steps = [1e-4 * float(widths[problem.names.index(name)]) for name in names]
+    return np.array([_difference(problem, values, name, step) for name, step in zip(names, steps, strict=True)])
 
 
-def _difference(problem: Problem, values: Mapping[str, float], name: str) -> float:
+def _difference(problem: Problem, values: Mapping[str, float], name: str, step: float) -> float:
     low, high = problem.limits[name]
-    step = 1e-4 * float(problem.steps(values)[problem.names.index(name)])
     a, b = max(values[name] - step, low), min(values[name] + step, high)
-    return (evaluated(problem, {**values, name: b}) - evaluated(problem, {**values, name: a})) / (b - a)
+    return (problem.value({**values, name: b}) - problem.value({**values, name: a})) / (b - a)
 
 
 def _inside(x: float, limit: float, side: int) -> float:
