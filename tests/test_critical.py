@@ -17,6 +17,7 @@ import nuinfer as nu
 from nuinfer.intervals import (
     ConfidenceSet,
     CriticalValues,
+    LikelihoodRatio,
     LocalCoverage,
     Toys,
     coverage,
@@ -295,22 +296,98 @@ def test_p_values_of_the_diagnostic_are_uniform() -> None:
 
 
 def test_a_mixture_over_parameter_and_nuisance() -> None:
-    """Signal on background, rate nuisance: few toys, quantiles near those of chi2."""
-    rng = np.random.default_rng(3)
-    reference = nu.Events({"x": rng.uniform(-4, 4, 500)})
+    """Every toy has theta, data and outcome of its own random numbers, and the t that scipy finds for them.
+
+    t with the nuisance at its outcome instead of its best value would be another.
+    """
+    nodes = np.random.default_rng(3).uniform(-4, 4, 500)
+    mean = stats.norm(0, 0.5).pdf(nodes).mean()
     log_s = lambda e: stats.norm(0, 0.5).logpdf(e["x"]) + math.log(8)  # noqa: E731
     model = Mixture({"S": Process(yields=30, ratio=log_s, coefficient="mu"), "B": Process(yields=50, norms={"a": 0.1})},
-                    reference, limits={"mu": (0, None)})  # fmt: skip
+                    nu.Events({"x": nodes}), limits={"mu": (0, None)})  # fmt: skip
 
     def generate(at: Mapping[str, float], rng: np.random.Generator) -> nu.Events:
-        scale = model.expected(mu=0.0, a=at["a"])
         signal = rng.normal(0, 0.5, rng.poisson(30 * at["mu"]))
-        return nu.Events({"x": np.concatenate([signal, rng.uniform(-4, 4, rng.poisson(scale))])})
+        return nu.Events({"x": np.concatenate([signal, rng.uniform(-4, 4, rng.poisson(50 * rate(at["a"])))])})
 
-    cost = model(generate({"mu": 1.0, "a": 0.0}, rng), generate=generate) + Normal("a")
-    toys = throw_toys(cost, {"mu": (0.8, 1.5), "a": (-1.0, 1.0)}, interest=["mu"], toys=40, seed=6, progress=False)
-    assert toys.failed == 0
-    assert abs(np.mean(toys.t <= stats.chi2.ppf(0.68, 1)) - 0.68) < 4 * math.sqrt(0.68 * 0.32 / 40)
+    def exact(task: int, rng: np.random.Generator) -> dict[str, float]:
+        mu, a = rng.uniform(0.8, 1.5), rng.uniform(-1.0, 1.0)
+        x, outcome = generate({"mu": mu, "a": a}, rng)["x"], a + rng.normal()
+
+        def value(v: Floats) -> float:
+            s, b = 30 * v[0], 50 * rate(v[1])
+            return float(2 * (s + b - np.log(s * stats.norm(0, 0.5).pdf(x) / mean + b).sum()) + (v[1] - outcome) ** 2)
+
+        fixed: Any = optimize.minimize(lambda v: value(np.array([mu, v[0]])), [a], method="BFGS", tol=1e-7)
+        best: Any = optimize.minimize(value, [mu, a], method="L-BFGS-B", bounds=[(0, None), (None, None)], tol=1e-12)
+        alone: Any = optimize.minimize_scalar(lambda m: value(np.array([m, outcome])), bounds=(0, 9), method="bounded")
+        return {"mu": mu, "t": fixed.fun - best.fun, "frozen": value(np.array([mu, outcome])) - alone.fun}
+
+    cost = model(generate({"mu": 1.0, "a": 0.0}, np.random.default_rng(4)), generate=generate) + Normal("a")
+    toys = throw_toys(cost, {"mu": (0.8, 1.5), "a": (-1.0, 1.0)}, interest=["mu"], toys=20, seed=6, progress=False)
+    found = nu.tasks.run(exact, 20, seed=6, progress=False).stacked()
+    np.testing.assert_array_equal(toys.theta[:, 0], found["mu"])
+    np.testing.assert_allclose(toys.t, found["t"], atol=2e-3)
+    assert np.mean(np.abs(found["frozen"] - found["t"]) > 0.02) > 0.3
+
+
+def rate(a: float) -> float:
+    """The factor of a rate with a nuisance of 10%: its logarithm between those of 0.9 and 1.1, smooth at 0."""
+    q = abs(a) if a * a > 1 else (15 * a**2 - 10 * a**4 + 3 * a**6) / 8
+    return math.exp(0.5 * math.log(1.1 / 0.9) * a + 0.5 * math.log(1.1 * 0.9) * q)
+
+
+# -- sets --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_that_leaves_the_grid_has_no_end_there(learned: CriticalValues, tmp_path: Path) -> None:
+    """3.5 seen, a grid to 4: the set at 90% goes on beyond it; at the physical limit it ends, if that is one."""
+    grid, options = {"mu": np.linspace(0, 4, 41)}, {"cl": 0.9, "statistic": bounded_t}
+    (low, high), = learned.confidence_set(Normal("mu", 3.5), grid, **options).interval()  # type: ignore[arg-type]  # fmt: skip
+    assert low == pytest.approx(3.5 - 1.645, abs=0.3)
+    assert high == math.inf
+    given: Any = {**options, "data": Normal("mu", 0.3), "grid": grid}
+    (low, high), = learned.confidence_set(**given).interval()  # fmt: skip
+    assert low == -math.inf
+    assert high == pytest.approx(0.3 + 1.645, abs=0.3)
+    kept = learned.confidence_set(**given, limits={"mu": (0, None)})
+    (low, high), = kept.interval()  # fmt: skip
+    assert low == 0.0
+    kept.save(tmp_path / "s.safetensors")
+    np.testing.assert_array_equal(ConfidenceSet.load(tmp_path / "s.safetensors").interval(), kept.interval())
+    with pytest.raises(ValueError, match=r"within the limits 0\.5 to inf, found 0 to 4"):
+        learned.confidence_set(**given, limits={"mu": (0.5, None)})
+    with pytest.raises(ValueError, match="limits: expected those of mu, found those of 'nu'"):
+        learned.confidence_set(**given, limits={"nu": (0, 1)})
+
+
+def test_sets_end_as_those_of_a_construction() -> None:
+    """Circles are joined, discrete values stand for themselves, limits of the likelihood ratio hold."""
+    axis, critical = np.linspace(0, 2 * math.pi, 13), np.ones(13)
+    near = np.abs((axis + math.pi) % (2 * math.pi) - math.pi)
+    free = {"d": (-math.inf, math.inf)}
+    circle = LikelihoodRatio(interest=("d",), periodic={"d": (0.0, 2 * math.pi)})
+    (low, high), = ConfidenceSet({"d": axis}, 0.68, near, critical, circle, free).interval()  # fmt: skip
+    assert (low, high) == (pytest.approx(2 * math.pi - 1), pytest.approx(2 * math.pi + 1))
+    line = ConfidenceSet({"d": axis}, 0.68, near, critical, LikelihoodRatio(interest=("d",)), free).interval()
+    np.testing.assert_allclose(line, [[-math.inf, 1], [2 * math.pi - 1, math.inf]])
+    orders = LikelihoodRatio(interest=("d",), discrete={"d": (-1.0, 1.0)})
+    for t, expected in (([0.5, 2.0], [[-1.0, -1.0]]), ([0.5, 0.7], [[-1.0, -1.0], [1.0, 1.0]])):
+        found = ConfidenceSet({"d": np.array([-1.0, 1.0])}, 0.68, np.array(t), np.ones(2), orders, free)
+        assert found.interval().tolist() == expected
+
+
+def test_a_set_of_a_likelihood_ratio_ends_at_its_limits() -> None:
+    """The cost's own limits and those of the ratio; elsewhere at infinity."""
+    for limits, expected in (({"mu": (0.0, None)}, 0.0), ({}, -math.inf)):
+        toys = throw_toys(Normal("mu", 0.0), {"mu": (0.0, 1.0)}, interest=["mu"], toys=60, limits=limits, seed=1,
+                          progress=False)  # fmt: skip
+        found = fit_critical_values(toys, cls=(0.68,), network=nu.Trees(iterations=2, min_leaf=20), seed=1)
+        kept = found.confidence_set(Normal("mu", 0.5), {"mu": [0.0, 0.5, 1.0]}, cl=0.68)
+        (low, high), = kept.interval()  # fmt: skip
+        assert (low, high) == (expected, math.inf)
+    with pytest.raises(ValueError, match="expected none, since the likelihood ratio has its own, found those of 'mu'"):
+        found.confidence_set(Normal("mu", 0.5), {"mu": [0.0]}, cl=0.68, limits={"mu": (0, None)})
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -353,3 +430,31 @@ def test_bad_levels_and_places_are_refused(thrown: Toys, learned: CriticalValues
         local_coverage(learned, thrown, cl=0.9, cells=5)
     with pytest.raises(ValueError, match=r"expected at least 800 for 8 cells at 0\.9"):
         local_coverage(learned, few, cl=0.9, cells=8)
+
+
+def test_toys_of_another_statistic_are_refused(learned: CriticalValues, others: Toys) -> None:
+    """A critical value of one ordering says nothing of toys of another; constants and functions are not asked."""
+    given: Any = {"interest": ["mu"], "toys": 80, "progress": False}
+    two = throw_toys(Normal("mu", 0.0), BOX, seed=1, **given)
+    upper = throw_toys(Normal("mu", 0.0), BOX, ordering="one-sided", seed=2, **given)
+    critical = fit_critical_values(two, cls=(0.68,), network=nu.Trees(iterations=2, min_leaf=20), seed=1)
+    with pytest.raises(ValueError, match=r"critical: expected .* found different ordering two-sided and one-sided"):
+        local_coverage(critical, upper, cl=0.68, cells=2)
+    with pytest.raises(ValueError, match="toys are of a statistic of your own, the critical values of a likelihood"):
+        local_coverage(critical, others, cl=0.68, cells=2)
+    with pytest.raises(ValueError, match="critical values are of a statistic of your own, the toys of a likelihood"):
+        local_coverage(learned, two, cl=0.68, cells=2)
+    assert len(local_coverage(critical, two, cl=0.68, cells=2).covered) == 2
+    assert len(local_coverage(lambda theta: np.ones(len(theta["mu"])), upper, cl=0.68, cells=2).covered) == 2
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Box, seed and statistic are the same, sigma is not: of costs, and of functions that simulate."""
+    given: Any = {"toys": 10, "seed": 1, "progress": False, "statistic": bounded_t}
+    throw_toys(Normal("mu", 0.0), BOX, checkpoint=tmp_path / "cost", **given)
+    with pytest.raises(ValueError, match="is of another run"):
+        throw_toys(Normal("mu", 0.0, 3.0), BOX, checkpoint=tmp_path / "cost", **given)
+    simulate = [lambda theta, rng, s=s: Normal("mu", rng.normal(theta["mu"], s)) for s in (1.0, 3.0)]
+    throw_toys(simulate[0], BOX, checkpoint=tmp_path / "function", **given)
+    with pytest.raises(ValueError, match="is of another run"):
+        throw_toys(simulate[1], BOX, checkpoint=tmp_path / "function", **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,35 +280,66 @@ def test_nuisance_of_the_on_off_problem() -> None:
 # -- a mixture with its exact generator --------------------------------------------------------------------------------
 
 
+def rate(a: float, norm: float = 0.2) -> float:
+    """The factor of a rate with a nuisance: its logarithm between those of 1 - norm and 1 + norm, smooth at 0."""
+    odd, even = 0.5 * math.log((1 + norm) / (1 - norm)), 0.5 * math.log((1 + norm) * (1 - norm))
+    q = abs(a) if a * a > 1 else (15 * a**2 - 10 * a**4 + 3 * a**6) / 8
+    return math.exp(odd * a + even * q)
+
+
+def generate(values: Mapping[str, float], rng: np.random.Generator) -> nu.Events:
+    signal = rng.normal(0, 0.5, rng.poisson(20 * values["mu"]))
+    return nu.Events({"x": np.concatenate([signal, rng.uniform(-4, 4, rng.poisson(60 * rate(values["a"])))])})
+
+
+def reference() -> Floats:
+    return np.random.default_rng(7).uniform(-4, 4, 2000)
+
+
 def mixture() -> Any:
     """A narrow signal on a broad background whose rate has a nuisance of 20%."""
-    rng = np.random.default_rng(7)
-    reference = nu.Events({"x": rng.uniform(-4, 4, 2000)})
-    flat = math.log(1 / 8)
-    log_s = lambda e: stats.norm(0, 0.5).logpdf(e["x"]) - flat  # noqa: E731
+    log_s = lambda e: stats.norm(0, 0.5).logpdf(e["x"]) + math.log(8)  # noqa: E731
     model = Mixture({"S": Process(yields=20, ratio=log_s, coefficient="mu"), "B": Process(yields=60, norms={"a": 0.2})},
-                    reference, limits={"mu": (0, None)})  # fmt: skip
+                    nu.Events({"x": reference()}), limits={"mu": (0, None)})  # fmt: skip
+    return model(generate({"mu": 1.0, "a": 0.5}, np.random.default_rng(8)), generate=generate) + Normal("a")
 
-    def generate(values: Mapping[str, float], rng: np.random.Generator) -> nu.Events:
-        odd = 0.5 * (math.log(1.2) - math.log(0.8)) * values["a"]
-        even = 0.5 * (math.log(1.2) + math.log(0.8))
-        a2 = values["a"] ** 2
-        q = abs(values["a"]) if a2 > 1 else (15 * a2 - 10 * a2**2 + 3 * a2**3) / 8
-        signal = rng.normal(0, 0.5, rng.poisson(20 * values["mu"]))
-        return nu.Events(
-            {"x": np.concatenate([signal, rng.uniform(-4, 4, rng.poisson(60 * math.exp(odd + even * q)))])}
-        )
 
-    data = generate({"mu": 1.0, "a": 0.5}, rng)
-    return model(data, generate=generate) + Normal("a")
+def mixture_t(mu: float, x: Floats, outcome: float, *, profiled: bool = True) -> float:
+    """t of the mixture by scipy: the signal's density relative to the reference, of mean 1 there; b the rate."""
+    density = stats.norm(0, 0.5).pdf(x) / stats.norm(0, 0.5).pdf(reference()).mean()
+
+    def value(mu: float, a: float) -> float:
+        b = 60 * rate(a)
+        return float(2 * (20 * mu + b) - 2 * np.log(20 * mu * density + b).sum() + (a - outcome) ** 2)
+
+    if not profiled:
+        least: Any = optimize.minimize_scalar(lambda m: value(m, outcome), bounds=(0, 9), method="bounded")
+        return value(mu, outcome) - float(least.fun)
+    fixed: Any = optimize.minimize_scalar(lambda a: value(mu, a), bounds=(-5, 5), method="bounded",
+                                          options={"xatol": 1e-8})  # fmt: skip
+    best: Any = optimize.minimize(lambda v: value(*v), (max(mu, 0.1), 0.0), method="L-BFGS-B", tol=1e-12,
+                                  bounds=[(0, None), (None, None)])  # fmt: skip
+    return float(fixed.fun) - min(float(best.fun), float(fixed.fun))
 
 
 def test_mixture_with_its_exact_generator() -> None:
-    """Far from its limit and at these counts t is near chi2, and the interval near the profile's crossing."""
+    """Every toy has the data of its own random numbers, and the t that scipy finds for them, within MIGRAD's tolerance.
+
+    t without the nuisance, or with its outcome where the nuisance is, would be another.
+    """
     cost = mixture()
-    built = neyman(cost, {"mu": [0.5, 1.0, 1.5]}, toys=30, cls=(0.68,), seed=5, progress=False)
-    assert built.failed.sum() == 0
-    assert within(built.coverage(0.68).value, 0.68, 0.68, 30)
+    built = neyman(cost, {"mu": [0.5, 1.0, 1.5]}, toys=10, cls=(0.68,), seed=5, progress=False)
+
+    def drawn(row: Floats, rng: np.random.Generator) -> dict[str, float]:
+        x, outcome = generate({"mu": row[0], "a": row[1]}, rng)["x"], row[1] + rng.normal()
+        wrong = mixture_t(row[0], x, outcome, profiled=False)
+        return {"t": mixture_t(row[0], x, outcome), "frozen": wrong, "unmoved": mixture_t(row[0], x, row[1])}
+
+    rows = np.repeat(np.stack([built.truths["mu"], built.truths["a"]], 1), 10, 0)
+    exact = nu.tasks.run(drawn, list(rows), seed=5, progress=False).stacked()
+    np.testing.assert_allclose(built.toys.ravel(), exact["t"], atol=2e-3)
+    assert np.mean(np.abs(exact["frozen"] - exact["t"]) > 0.02) > 0.5
+    assert np.mean(np.abs(exact["unmoved"] - exact["t"]) > 0.02) > 0.5
     assert len(np.unique(built.best)) == built.best.size
     # nuisances of the toys follow the data: more signal, less background
     assert (np.diff(built.truths["a"]) < 0).all()
@@ -380,6 +412,51 @@ def test_periodic_parameters_are_fitted_around_the_circle() -> None:
         assert statistic.best({"delta": start}, cost).value == pytest.approx(scan.min(), abs=2e-3)
 
 
+class Ellipse(DifferentiableCost):
+    """Normal measurements of 9 sin(d) and 0.7 cos(d): d and pi - d are hard to tell apart."""
+
+    def __init__(self, seen: Floats, *, limited: bool = False) -> None:
+        super().__init__({"d": (0.0, 2 * math.pi) if limited else None})
+        self.seen, self.limited = seen, limited
+
+    def tensor(self, theta: Tensor) -> Tensor:
+        return (9 * torch.sin(theta[0]) - self.seen[0]) ** 2 + (0.7 * torch.cos(theta[0]) - self.seen[1]) ** 2
+
+    def sample(self, values: Mapping[str, float], rng: np.random.Generator) -> Ellipse:
+        mean = np.array([9 * math.sin(values["d"]), 0.7 * math.cos(values["d"])])
+        return Ellipse(mean + rng.standard_normal(2), limited=self.limited)
+
+    def _ndata(self) -> int:
+        return 2
+
+
+def test_both_minima_of_a_circle_are_looked_at() -> None:
+    """t equals that of a fine scan for every toy; starts at the truth and opposite to it miss some by over 0.05."""
+    fine, rng = np.linspace(0, 2 * math.pi, 20001), np.random.default_rng(1)
+    statistic = LikelihoodRatio(interest=("d",), periodic={"d": (0.0, 2 * math.pi)})
+    opposite = LikelihoodRatio(interest=("d",), starts=[{"d": 0.5 + math.pi}])
+    missed = 0
+    for _ in range(40):
+        toy = Ellipse(np.zeros(2)).sample({"d": 0.5}, rng)
+        scan = (9 * np.sin(fine) - toy.seen[0]) ** 2 + (0.7 * np.cos(fine) - toy.seen[1]) ** 2
+        t = toy.at({"d": 0.5}) - scan.min()
+        assert statistic({"d": 0.5}, toy) == pytest.approx(t, abs=1e-3)
+        missed += opposite({"d": 0.5}, toy) < t - 0.05
+    assert missed > 0
+
+
+def test_a_circle_whose_cost_has_the_period_as_limits() -> None:
+    """The same numbers as without them, across 0 too."""
+    options: Any = {"periodic": {"d": (0.0, 2 * math.pi)}, "toys": 9, "cls": (0.68,), "seed": 1, "progress": False}
+    seen, grid = np.array([0.3, 1.5]), {"d": [0.0, 1.5, 2 * math.pi]}
+    free, limited = (neyman(Ellipse(seen, limited=one), grid, **options) for one in (False, True))
+    np.testing.assert_allclose(limited.toys, free.toys, atol=1e-4)
+    np.testing.assert_allclose(limited.observed, free.observed, atol=1e-4)
+    counted: Any = {"interest": ["d"], "periodic": options["periodic"], "toys": 8, "seed": 2, "progress": False}
+    found = [coverage(Ellipse(seen, limited=one), {"d": 0.02}, **counted) for one in (False, True)]
+    np.testing.assert_allclose(found[1].pull_width, found[0].pull_width, atol=1e-3)
+
+
 class Octants(DifferentiableCost):
     """Two minima, at about -1 and +1, the latter deeper by ``tilt``."""
 
@@ -428,6 +505,50 @@ def test_discrete_hypotheses_are_minimised_over_in_every_fit() -> None:
     assert built.interval(0.68).tolist() in ([[-1.0, -1.0]], [[-1.0, -1.0], [1.0, 1.0]], [[1.0, 1.0]])
     with pytest.raises(ValueError, match="expected some of the discrete values"):
         neyman(cost, {"order": [0.0, 1.0]}, toys=60, cls=(0.68,), discrete=options, seed=7)
+
+
+class OneOrder(Circle):
+    """No density at orders above ``most``."""
+
+    most = 0.0
+
+    def tensor(self, theta: Tensor) -> Tensor:
+        if float(theta[1].detach()) > self.most:
+            raise NegativeDensity(f"no density at order {float(theta[1].detach()):g}")
+        return super().tensor(theta)
+
+
+def test_a_hypothesis_without_a_fit_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """t is that of the other one, and the log says so; where none is left, the fit fails."""
+    cost, fine = OneOrder((0.4, -0.5), ordered=True), np.linspace(0, 2 * math.pi, 20001)
+    value = lambda d: ((np.sin(d) - 0.4) ** 2 + (0.5 - 0.7 * np.cos(d) - 0.3) ** 2) / 0.16  # noqa: E731
+    statistic = LikelihoodRatio(interest=("delta",), periodic={"delta": (0.0, 2 * math.pi)},
+                                discrete={"order": (-1.0, 1.0)})  # fmt: skip
+    found = statistic({"delta": 2.0, "order": 1.0}, cost)
+    assert found == pytest.approx(value(2.0) - value(fine).min(), abs=1e-3)
+    assert "no fit with order = 1, which is left out: no density at order 1" in caplog.text
+    assert "order = -1," not in caplog.text
+    cost.most = -2.0
+    with pytest.raises(NegativeDensity, match="no density at order -1"):
+        statistic({"delta": 2.0, "order": 1.0}, cost)
+
+
+def test_critical_values_next_to_failed_toys() -> None:
+    """At points of the grid the value there; between them infinite where one of the two is."""
+    built = neyman(Normal(["a", "b"], [0.0, 0.0], covariance=np.eye(2)), {"a": [0.0, 1.0, 2.0], "b": [0.0, 1.0]},
+                   toys=20, cls=(0.68,), seed=1, progress=False)  # fmt: skip
+    toys = built.toys.copy()
+    toys[2, :10] = math.inf  # a = 1, b = 0
+    built = replace(built, toys=toys)
+    table = built.critical(0.68).value.reshape(3, 2)
+    assert math.isinf(table[1, 0])
+    for i, a in enumerate((0.0, 1.0, 2.0)):
+        for j, b in enumerate((0.0, 1.0)):
+            assert built.at({"a": a, "b": b}, 0.68) == table[i, j]
+    assert built.at({"a": 0.5, "b": 1.0}, 0.68) == pytest.approx((table[0, 1] + table[1, 1]) / 2)
+    assert built.at({"a": 0.0, "b": 0.25}, 0.68) == pytest.approx(0.75 * table[0, 0] + 0.25 * table[0, 1])
+    for place in ({"a": 0.5, "b": 0.0}, {"a": 1.0, "b": 0.9}, {"a": 1.5, "b": 0.5}):
+        assert math.isinf(built.at(place, 0.68))
 
 
 def test_two_parameters_of_interest_make_a_region() -> None:
@@ -500,6 +621,34 @@ def test_killed_and_resumed_is_the_same(tmp_path: Path) -> None:
     Stops.left = 10**9
     with pytest.raises(ValueError, match="is of another run"):
         run(cost, checkpoint=tmp_path, chunk=10, ordering="one-sided")
+
+
+def flat(theta: Mapping[str, float], cost: Any) -> float:
+    return float((cost.observed[0] - theta["mu"]) ** 2)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Toys of sigma 1 are not those of sigma 3, though parameters, seed and statistic are the same."""
+    given: Any = {"toys": 20, "seed": 1, "progress": False}
+    for name, statistic in (("ratio", None), ("own", flat)):
+        run: Any = {"cls": (0.68,), "statistic": statistic, "checkpoint": tmp_path / name, **given}
+        first = neyman(Normal("mu", 0.0), {"mu": [0.0, 1.0]}, **run)
+        again = neyman(Normal("mu", 0.0), {"mu": [0.0, 1.0]}, **run)
+        np.testing.assert_array_equal(again.toys, first.toys)
+        with pytest.raises(ValueError, match="is of another run"):
+            neyman(Normal("mu", 0.0, 3.0), {"mu": [0.0, 1.0]}, **run)
+    run = {"interest": ["mu"], "checkpoint": tmp_path / "c", **given}
+    coverage(Normal("mu", 0.0), {"mu": 0.0}, **run)
+    with pytest.raises(ValueError, match="is of another run"):
+        coverage(Normal("mu", 0.0, 3.0), {"mu": 0.0}, **run)
+
+
+def test_a_checkpoint_knows_the_signal_at_its_absence(tmp_path: Path) -> None:
+    """Toys without signal, best fits mostly at 0: another efficiency of the signal is another run all the same."""
+    given: Any = {"toys": 12, "cls": (0.68,), "seed": 1, "progress": False, "checkpoint": tmp_path}
+    neyman(Counting(1), {"mu": [0.0, 2.0]}, **given)
+    with pytest.raises(ValueError, match="is of another run"):
+        neyman(Counting(1, s=1.01), {"mu": [0.0, 2.0]}, **given)
 
 
 def test_saved_and_loaded(bounded: Neyman, tmp_path: Path) -> None:
@@ -611,3 +760,28 @@ def test_bad_coverage_is_refused() -> None:
         coverage(Normal("mu", 0.0), {"mu": 1.0}, intervals="minos", **given)
     with pytest.raises(ValueError, match="one-sided"):
         coverage(Normal("mu", 0.0), {"mu": 1.0}, ordering="one-sided", periodic={"mu": (0.0, 1.0)}, **given)
+
+
+def test_critical_values_of_another_statistic_are_refused(bounded: Neyman) -> None:
+    """Those of one ordering, or without the limits, say nothing of the other; spelling does not matter."""
+    given: Any = {"interest": ["mu"], "toys": 10, "cls": (0.68,), "seed": 1, "progress": False}
+    cost, grid, more = Normal("mu", 0.0), {"mu": [0.0, 1.0]}, {"toys": 20, "cls": (0.68,), "seed": 1, "progress": False}
+    upper: Any = neyman(cost, grid, ordering="one-sided", **more)  # type: ignore[arg-type]
+    own: Any = neyman(cost, grid, statistic=flat, **more)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="found different ordering one-sided and two-sided; pass the same options"):
+        coverage(cost, {"mu": 0.0}, intervals=upper, **given)
+    with pytest.raises(ValueError, match=r"found different limits \{'mu': \[0.0, None\]\} and \{\}"):
+        coverage(cost, {"mu": 0.0}, intervals=bounded, **given)
+    with pytest.raises(ValueError, match="critical values are of a statistic of your own, the toys of a likelihood"):
+        coverage(cost, {"mu": 0.0}, intervals=own, **given)
+    assert coverage(cost, {"mu": 0.0}, intervals=upper, ordering="one-sided", **given).toys == 10
+    assert coverage(cost, {"mu": 0.0}, intervals=bounded, limits={"mu": (0, math.inf)}, **given).toys == 10
+
+
+def test_errors_do_not_depend_on_units() -> None:
+    """100 events for mu = 1e-3 have an error of 1e-4, and 10 in units of 1e-5."""
+    for s in (1e5, 1.0):
+        statistic, best = LikelihoodRatio(interest=("mu",)).prepared(Counting(100, s=s), {"mu": 110 / s})
+        found = statistic.tested(best, Counting(100, s=s), errors=True).best
+        assert found.values["mu"] * s == pytest.approx(97, rel=1e-4)
+        assert found.errors["mu"] * s == pytest.approx(10, rel=1e-3)

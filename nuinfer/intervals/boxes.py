@@ -19,11 +19,11 @@ from iminuit.cost import Cost
 from numpy.typing import ArrayLike, NDArray
 
 from .. import store, tasks
-from ..errors import NotConverged, closest
-from ..likelihood.costs import NegativeDensity, sample
+from ..errors import closest
+from ..likelihood.costs import sample
 from .fits import Problem, names_of
 from .likelihood_ratio import LikelihoodRatio, Limits, Ordering
-from .toys import Statistic, check_failed, label_of, with_metric
+from .toys import Statistic, check_failed, label_of, t_of, with_metric
 
 __all__ = ["Toys", "throw_toys"]
 
@@ -142,8 +142,10 @@ def throw_toys(
     theta, data = throw.draw(np.random.default_rng(np.random.SeedSequence(seed)))  # what cannot draw data says so here
     if isinstance(test, LikelihoodRatio):
         throw = replace(throw, test=with_metric(test, data, theta))
-    said = hashlib.blake2b(repr((checked, throw.discrete)).encode(), digest_size=6).hexdigest()
-    name = f"toys {said} {label_of(test)}" if checkpoint is not None else "toys"
+    name = "toys"
+    if checkpoint is not None:
+        said = hashlib.blake2b(repr((checked, throw.discrete)).encode(), digest_size=6).hexdigest()
+        name = f"toys {said} {label_of(throw.test, model, data, [theta])}"
     found = tasks.run(throw, toys, seed=seed, executor=executor, checkpoint=checkpoint, chunk=chunk, name=name,
                       progress=progress).stacked()  # fmt: skip
     check_failed(found["t"], most_failed)
@@ -166,11 +168,7 @@ class _Scatter:
 
     def __call__(self, task: int, rng: np.random.Generator) -> dict[str, Any]:
         theta, data = self.draw(rng)
-        try:
-            t = float(self.test(theta, data))
-        except (NotConverged, NegativeDensity):
-            t = math.inf
-        return {"theta": np.array([theta[name] for name in self.box]), "t": t}
+        return {"theta": np.array([theta[name] for name in self.box]), "t": t_of(self.test, theta, data)}
 
 
 def _checked_box(box: Mapping[str, tuple[float, float]]) -> Box:

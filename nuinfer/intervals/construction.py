@@ -22,6 +22,7 @@ Statistica Sinica 10 (2000) 1; for the p-value Davison, Hinkley, Bootstrap metho
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,8 @@ from ..errors import check_finite, closest
 from ..likelihood.costs import named
 from .fits import Problem, names_of
 from .likelihood_ratio import LikelihoodRatio, Limits, Ordering
-from .toys import Estimate, Statistic, Toy, asymptotic, check_cl, fraction, rows_of, throw, try_sampling
+from .scans import level
+from .toys import Estimate, Statistic, Toy, asymptotic, fraction, rows_of, throw, try_sampling
 
 __all__ = ["Neyman", "neyman"]
 
@@ -120,9 +122,10 @@ class Neyman:
         return Quantile(*(ordered[:, rank - 1] for rank in ranks))
 
     def at(self, theta: Mapping[str, float], cl: float) -> float:
-        """The critical value at parameters of interest inside the grid, linear between its points."""
-        from scipy.interpolate import interpn
+        """The critical value at parameters of interest inside the grid, linear between its points.
 
+        Next to a point with too many failed toys for a critical value it is infinite.
+        """
         place = [named(theta, name) for name in self.grid]
         for name, value in zip(self.grid, place, strict=True):
             axis = self.grid[name]
@@ -130,11 +133,9 @@ class Neyman:
                 raise ValueError(f"{name}: expected a value on the grid, from {axis[0]:g} to {axis[-1]:g}, found "
                                  f"{value:g}")  # fmt: skip
         table = self.critical(cl).value.reshape(self.shape)
-        if table.size == 1:
-            return float(table.reshape(-1)[0])
-        axes = [(axis, value) for axis, value in zip(self.grid.values(), place, strict=True) if len(axis) > 1]
-        found = interpn([axis for axis, _ in axes], np.squeeze(table), [[value for _, value in axes]])
-        return float(found[0])
+        ends = [_neighbours(axis, value) for axis, value in zip(self.grid.values(), place, strict=True)]
+        corners = [zip(*corner, strict=True) for corner in itertools.product(*ends)]
+        return float(sum(math.prod(shares) * table[at] for at, shares in corners))
 
     def p_values(self) -> Estimate:
         """The p-value of the data at each point (P,), with its binomial error."""
@@ -162,16 +163,7 @@ class Neyman:
         """
         name = self._one()
         axis, excess = self.grid[name], _lowered(self.observed) - self.critical(cl).value
-        if self.statistic is not None and name in self.statistic.discrete:
-            kept = axis[excess <= 0]
-            return np.stack([kept, kept], 1)
-        found = segments(axis, excess)
-        if self.statistic is not None and name in self.statistic.periodic:
-            return _joined(found, axis, self.statistic.periodic[name])
-        low, high = self.bounds[name]
-        found[found[:, 0] == axis[0], 0] = axis[0] if axis[0] == low else -math.inf
-        found[found[:, 1] == axis[-1], 1] = axis[-1] if axis[-1] == high else math.inf
-        return found
+        return parts_of(axis, excess, name, self.statistic, self.bounds[name])
 
     def belt(self, cl: float) -> Floats:
         """The confidence belt (P, 2): the range of best fits of one parameter among the accepted toys of each point."""
@@ -314,9 +306,9 @@ def neyman(
     truths = _truths(cost, axes, nuisances, fitter, best)
     observed = np.array([test(truth, cost) for truth in truths], np.float64)
     check_finite("test statistic of the data", observed)
-    try_sampling(cost, truths[0], seed)
+    trial = try_sampling(cost, truths[-1], seed)
     thrown = throw(
-        Toy(cost, names_of(cost), test, tuple(grid)), np.repeat(rows_of(cost, truths), toys, 0), seed=seed,
+        Toy(cost, names_of(cost), test, tuple(grid)), np.repeat(rows_of(cost, truths), toys, 0), trial, seed=seed,
         executor=executor, checkpoint=checkpoint, chunk=chunk, name="neyman", most_failed=most_failed,
         progress=progress,
     )  # fmt: skip
@@ -361,13 +353,18 @@ def _checked_grid(
         if axis.ndim != 1 or not len(axis) or (np.diff(axis) <= 0).any():
             raise ValueError(f"grid {name!r}: expected rising values (n,), found an array {axis.shape}: {axis}")
         check_finite(f"grid {name!r}", axis)
-        low, high = bounds[name]
-        if axis[0] < low or axis[-1] > high:
-            raise ValueError(f"grid {name!r}: expected values within the limits {low:g} to {high:g}, found {axis[0]:g} "
-                             f"to {axis[-1]:g}")  # fmt: skip
+        check_within(name, axis, bounds[name])
         axes[name] = axis
         _check_special(name, axis, test)
     return axes, {name: bounds[name] for name in axes}
+
+
+def check_within(name: str, axis: Floats, limits: tuple[float, float]) -> None:
+    """Refuse a grid beyond the limits."""
+    low, high = limits
+    if axis[0] < low or axis[-1] > high:
+        raise ValueError(f"grid {name!r}: expected values within the limits {low:g} to {high:g}, found {axis[0]:g} to "
+                         f"{axis[-1]:g}")  # fmt: skip
 
 
 def _check_special(name: str, axis: Floats, test: Any) -> None:
@@ -384,7 +381,7 @@ def _check_special(name: str, axis: Floats, test: Any) -> None:
 
 def _ranks(cl: float, count: int) -> tuple[int, int, int]:
     """The rank of the critical value among the toys, and those of its 68% interval."""
-    check_cl(cl)
+    level(cl)
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
         raise TypeError(f"toys: expected a whole number, found {count!r}")
     rank, spread = _rank(cl, int(count)), math.sqrt(count * cl * (1 - cl))
@@ -440,7 +437,32 @@ def _completed(cost: Cost, point: dict[str, float], given: Any) -> dict[str, flo
     return {name: point[name] if name in point else named(given, name) for name in names}
 
 
-# -- intervals of one axis ---------------------------------------------------------------------------------------------
+# -- one axis ----------------------------------------------------------------------------------------------------------
+
+
+def _neighbours(axis: Floats, value: float) -> list[tuple[int, float]]:
+    """The points about a value with their shares, those without a share left out: 0 times infinity is not a number."""
+    if len(axis) == 1:
+        return [(0, 1.0)]
+    low = min(int(np.searchsorted(axis, value, side="right")) - 1, len(axis) - 2)
+    share = float((value - axis[low]) / (axis[low + 1] - axis[low]))
+    return [(i, weight) for i, weight in ((low, 1 - share), (low + 1, share)) if weight > 0]
+
+
+def parts_of(
+    axis: Floats, excess: Floats, name: str, statistic: LikelihoodRatio | None, bounds: tuple[float, float]
+) -> Floats:  # fmt: skip
+    """Where ``excess`` (n,), t - c, is not above 0, as intervals (m, 2): see `Neyman.interval`."""
+    if statistic is not None and name in statistic.discrete:
+        kept = axis[excess <= 0]
+        return np.stack([kept, kept], 1)
+    found = segments(axis, excess)
+    if statistic is not None and name in statistic.periodic:
+        return _joined(found, axis, statistic.periodic[name])
+    low, high = bounds
+    found[found[:, 0] == axis[0], 0] = axis[0] if axis[0] == low else -math.inf
+    found[found[:, 1] == axis[-1], 1] = axis[-1] if axis[-1] == high else math.inf
+    return found
 
 
 def segments(axis: Floats, excess: Floats) -> Floats:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from .. import store
 from .fits import names_of
-from .likelihood_ratio import LikelihoodRatio, Limits, Ordering
-from .toys import Estimate, Toy, asymptotic, check_cl, fraction, rows_of, throw, try_sampling, with_metric
+from .likelihood_ratio import LikelihoodRatio, Limits, Ordering, check_same
+from .scans import level
+from .toys import Estimate, Toy, asymptotic, fraction, rows_of, throw, try_sampling, with_metric
 
 __all__ = ["Coverage", "Critical", "coverage"]
 
@@ -149,6 +150,8 @@ def coverage(
         Pseudo-experiments at each point.
     intervals:
         "profile": t below the chi2 quantile; or a `Neyman` or `CriticalValues`, made with the same options as here.
+        One of a statistic of your own is refused, as the toys here are tested by the likelihood ratio: for those see
+        `local_coverage`, which takes functions too.
     ordering, limits, periodic, discrete, starts:
         See `LikelihoodRatio`.
     most_failed, executor, checkpoint, chunk, progress:
@@ -157,7 +160,8 @@ def coverage(
     Raises
     ------
     KeyError, TypeError, ValueError
-        for unknown parameters or ones without a value, costs that cannot draw data, confidence levels outside (0, 1).
+        for unknown parameters or ones without a value, costs that cannot draw data, confidence levels outside (0, 1),
+        ``intervals`` of another test statistic.
     NotConverged
         where the fits of more than ``most_failed`` of the toys fail.
 
@@ -173,15 +177,16 @@ def coverage(
     if not points:
         raise ValueError("truths: expected at least one point, found none")
     for cl in cls:
-        check_cl(cl)
+        level(cl)
     test = LikelihoodRatio(interest=tuple(interest), ordering=ordering, limits=limits or {}, periodic=periodic or {},
                            discrete=discrete or {}, starts=tuple(starts))  # fmt: skip
     test.check(cost)
     rows = rows_of(cost, points)
     limit = _limits(intervals, points, test, cls)
-    test = with_metric(test, try_sampling(cost, points[0], seed), points[0])
+    trial = try_sampling(cost, points[0], seed)
+    test = with_metric(test, trial, points[0])
     found = throw(
-        Toy(cost, names_of(cost), test, test.interest, errors=True), np.repeat(rows, toys, 0), seed=seed,
+        Toy(cost, names_of(cost), test, test.interest, errors=True), np.repeat(rows, toys, 0), trial, seed=seed,
         executor=executor, checkpoint=checkpoint, chunk=chunk, name="coverage", most_failed=most_failed,
         progress=progress,
     )  # fmt: skip
@@ -199,6 +204,8 @@ def _limits(
             raise ValueError(f"intervals: expected 'profile', a Neyman or CriticalValues, found {intervals!r}")
         one = [asymptotic(cl, len(test.interest), test.ordering) for cl in cls]
         return np.tile(one, (len(points), 1))
+    if hasattr(intervals, "statistic"):
+        check_same(intervals.statistic, test, "intervals")
     return np.array([[float(intervals.at(point, cl)) for cl in cls] for point in points])
 
 

@@ -42,9 +42,11 @@ from ..resample import Resample
 from ..train import Draw, Drawn, Training
 from ..trees import Boost, Forest, Trees
 from .boxes import FEWEST, Box, Simulate, Toys, boxed, columns_of, listed, shown, statistic_of, throw_toys, unit_of
-from .construction import segments
+from .construction import check_within, parts_of
+from .fits import Problem
 from .likelihood_ratio import LikelihoodRatio, Limits, Ordering
-from .toys import Statistic, check_cl
+from .scans import level
+from .toys import Statistic
 
 __all__ = ["ConfidenceSet", "CriticalValues", "Pinball", "fit_critical_values", "learn_critical_values"]
 
@@ -144,6 +146,7 @@ class CriticalValues:
         *,
         cl: float,
         statistic: Statistic | None = None,
+        limits: Mapping[str, Limits] | None = None,
         nuisances: Literal["projected", "profiled"] = "projected",
         points: int = 64,
         seed: int = 0,
@@ -158,6 +161,9 @@ class CriticalValues:
             Rising values of the parameters of interest; the points are their product.
         statistic:
             ``statistic(theta, data)``, where it is not the likelihood ratio that the toys were thrown with.
+        limits:
+            The physical limits of parameters of interest, for a statistic of your own: a set that reaches them ends
+            there.  A likelihood ratio has its own.
         nuisances:
             "projected": a point is kept if t <= c for any value of the nuisances, looked for among ``points`` of the
             box and its corners (it covers for all of them); "profiled": c at the nuisances that the data prefer at the
@@ -168,7 +174,8 @@ class CriticalValues:
         Raises
         ------
         KeyError, ValueError
-            for parameters that the box has not, a grid beyond it, "profiled" with a statistic of one's own.
+            for parameters that the box has not, a grid beyond it or the limits, "profiled" with a statistic of
+            your own.
         """
         test = statistic or self.statistic
         if test is None:
@@ -177,6 +184,7 @@ class CriticalValues:
         if nuisances not in ("projected", "profiled"):
             raise ValueError(f"nuisances: expected 'projected' or 'profiled', found {nuisances!r}")
         axes = self._axes(grid)
+        bounds = _bounds(test, data, axes, dict(limits or {}))
         rows = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
         places = [dict(zip(axes, row.tolist(), strict=True)) for row in rows]
         if isinstance(test, LikelihoodRatio):
@@ -186,7 +194,8 @@ class CriticalValues:
         else:
             pairs = [self._of_own(test, data, place, cl, self._others(axes, points, seed)) for place in places]
         t, c = np.array(pairs, np.float64).T
-        return ConfidenceSet(axes, cl, t, c)
+        ratio = test if isinstance(test, LikelihoodRatio) else None
+        return ConfidenceSet(axes, cl, t, c, ratio, bounds)
 
     def _of_ratio(
         self, test: LikelihoodRatio, cost: Cost, places: Sequence[dict[str, float]], cl: float, nuisances: str,
@@ -276,6 +285,27 @@ class CriticalValues:
         return cls(box, levels, network, model, tuple(spec["scale"]), spec["toys"], statistic_of(spec["statistic"]))
 
 
+def _bounds(
+    test: LikelihoodRatio | Statistic, data: Any, axes: Mapping[str, Floats], limits: dict[str, Limits]
+) -> dict[str, tuple[float, float]]:
+    """The physical limits of the parameters of interest."""
+    ratio = isinstance(test, LikelihoodRatio)
+    for name in limits:
+        if ratio or name not in axes:
+            allowed = "none, since the likelihood ratio has its own" if ratio else f"those of {', '.join(axes)}"
+            raise ValueError(f"limits: expected {allowed}, found those of {name!r}")
+    given = test.limits if isinstance(test, LikelihoodRatio) else limits
+    if isinstance(data, Cost):
+        found = Problem(data, limits=given).limits
+    else:
+        ends = {name: given.get(name, (None, None)) for name in axes}
+        found = {name: (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+                 for name, (low, high) in ends.items()}  # fmt: skip
+    for name, axis in axes.items():
+        check_within(name, axis, found[name])
+    return {name: found[name] for name in axes}
+
+
 def fit_critical_values(
     toys: Toys,
     *,
@@ -322,7 +352,7 @@ def fit_critical_values(
     """
     levels = tuple(sorted(float(cl) for cl in cls))
     for cl in levels:
-        check_cl(cl)
+        level(cl)
     if not levels or len(set(levels)) < len(levels):
         raise ValueError(f"cls: expected different confidence levels, at least one, found {list(cls)}")
     needed = math.ceil(FEWEST / (1 - levels[-1]) - 1e-6)
@@ -406,9 +436,9 @@ def _forest(unit: Floats, t: Floats, levels: tuple[float, ...], trees: Trees) ->
     edges = tuple(np.linspace(-1, 1, trees.bins + 1)[1:-1] for _ in range(unit.shape[1]))
     codes = np.stack([np.searchsorted(e, column) for e, column in zip(edges, unit.T, strict=True)], 1).astype(float)
     boosts = []
-    for level in levels:
+    for cl in levels:
         model = HistGradientBoostingRegressor(
-            loss="quantile", quantile=level, learning_rate=trees.learning_rate, max_iter=trees.iterations,
+            loss="quantile", quantile=cl, learning_rate=trees.learning_rate, max_iter=trees.iterations,
             max_leaf_nodes=trees.leaves, min_samples_leaf=trees.min_leaf, l2_regularization=trees.l2,
             max_bins=trees.bins, early_stopping=False, random_state=0,
         ).fit(codes, t)  # fmt: skip
@@ -429,12 +459,18 @@ class ConfidenceSet:
         The confidence level.
     observed, critical:
         t of the data and its critical value (P,).
+    statistic:
+        The `LikelihoodRatio`, None for the user's own.
+    bounds:
+        The physical limits of the parameters of interest, by name.
     """
 
     grid: dict[str, Floats]
     cl: float
     observed: Floats
     critical: Floats
+    statistic: LikelihoodRatio | None
+    bounds: dict[str, tuple[float, float]]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -447,23 +483,27 @@ class ConfidenceSet:
         return np.asarray(self.observed <= self.critical)
 
     def interval(self) -> Floats:
-        """The set of one parameter as intervals (n, 2), t - c taken as linear between points, ended by the grid."""
+        """The set of one parameter as intervals (n, 2), with the ends of `Neyman.interval`."""
         if len(self.grid) != 1:
             raise ValueError(f"expected one parameter of interest, found {', '.join(self.grid)}; see accepted")
-        return segments(next(iter(self.grid.values())), self.observed - self.critical)
+        ((name, axis),) = self.grid.items()
+        return parts_of(axis, self.observed - self.critical, name, self.statistic, self.bounds[name])
 
     def save(self, path: _Path) -> None:
         """Write everything to one file."""
+        spec = {"interest": list(self.grid), "cl": self.cl,
+                "statistic": self.statistic.to_json() if self.statistic else None}  # fmt: skip
         arrays = {"observed": self.observed, "critical": self.critical}
-        axes = {f"grid.{name}": axis for name, axis in self.grid.items()}
-        store.save(path, "confidence set", {"interest": list(self.grid), "cl": self.cl}, arrays | axes)
+        arrays |= {"bounds": np.array([self.bounds[name] for name in self.grid])}
+        store.save(path, "confidence set", spec, arrays | {f"grid.{name}": axis for name, axis in self.grid.items()})
 
     @classmethod
     def load(cls, path: _Path) -> ConfidenceSet:
         """Read what `save` wrote."""
         spec, arrays = store.load(path, "confidence set")
         grid = {name: arrays[f"grid.{name}"] for name in spec["interest"]}
-        return cls(grid, spec["cl"], arrays["observed"], arrays["critical"])
+        bounds = {name: (low, high) for name, (low, high) in zip(grid, arrays["bounds"].tolist(), strict=True)}
+        return cls(grid, spec["cl"], arrays["observed"], arrays["critical"], statistic_of(spec["statistic"]), bounds)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))

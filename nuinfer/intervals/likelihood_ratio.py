@@ -4,7 +4,7 @@ r"""The profiled likelihood ratio of one experiment, fast enough for many.
 
 with :math:`\hat\mu` inside its physical limits: the ordering of Feldman and Cousins.  For upper limits,
 :math:`\tilde q_\mu` is t where :math:`\hat\mu \le \mu` and 0 elsewhere.  Both fits minimise over the values of discrete
-parameters (a mass ordering) as well, and look all around the circle of a periodic one.
+parameters (a mass ordering) as well, and start in all quarters of the circle of a periodic one: the branches of `fit`.
 
 The fits start from the parameters that a toy was drawn at.  That at fixed :math:`\mu` comes first, and the global one
 starts from where it ended, so that t is not negative by more than MIGRAD's tolerance.
@@ -14,7 +14,8 @@ Sources: Feldman, Cousins, arXiv physics/9711021; Cowan, Cranmer, Gross, Vitells
 
 from __future__ import annotations
 
-import itertools
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -24,9 +25,12 @@ from iminuit.cost import Cost
 from numpy.typing import NDArray
 
 from ..errors import NotConverged, closest
+from ..likelihood.costs import NegativeDensity
 from .fits import Problem, names_of
 
 __all__ = ["Comparison", "LikelihoodRatio", "Minimum", "Ordering"]
+
+_log = logging.getLogger("nuinfer")
 
 Ordering = Literal["two-sided", "one-sided"]
 Limits = tuple[float | None, float | None]
@@ -128,7 +132,7 @@ class LikelihoodRatio:
         Raises
         ------
         NotConverged, NegativeDensity
-            where a fit fails.
+            where no start of a fit succeeds.
         """
         return self.tested(theta, cost).t
 
@@ -155,23 +159,54 @@ class LikelihoodRatio:
         self, cost: Cost, start: Mapping[str, float] | None = None
     ) -> tuple[LikelihoodRatio, dict[str, float]]:
         """The same with the metric of these data, and their best fit."""
-        held = {name: float(values[0]) for name, values in self.discrete.items()}
-        problem = Problem(cost, limits=self.limits)
-        found = problem.fit(start, fixed=held)
+        problem = self._problem(cost)
+        found = problem.best(start)
         near = replace(self, metric=problem.metric(found))
         return near, near.best(found.values, cost).values
 
+    def _problem(self, cost: Cost) -> Problem:
+        return Problem(cost, limits=self.limits, discrete=self.discrete, periodic=self.periodic)
+
     def _least(self, cost: Cost, theta: Mapping[str, float], fixed: dict[str, float], errors: bool) -> Minimum:
-        problem = Problem(cost, limits=self.limits)
-        free = {name: values for name, values in self.discrete.items() if name not in fixed}
+        problem = self._problem(cost)
         found: list[Minimum] = []
-        for values in itertools.product(*free.values()):
-            held = {**fixed, **dict(zip(free, map(float, values), strict=True))}
-            found += [self._minimum(problem, start, held) for start in self._starts(theta, held)]
+        failures: list[tuple[dict[str, float], Exception]] = []
+        for held, start in self._branches(problem, theta, fixed):
+            try:
+                found.append(self._minimum(problem, start, held))
+            except (NotConverged, NegativeDensity) as error:
+                failures.append((held, error))
+        if not found:
+            raise failures[0][1]
+        self._tell_dropped(problem, found, failures)
         least = min(found, key=lambda minimum: minimum.value)
-        if errors:
-            least = replace(least, errors=_errors(problem, least.values, [*fixed, *free]))
-        return replace(least, values={name: self.wrapped(name, value) for name, value in least.values.items()})
+        return replace(least, errors=self._errors(problem, least.values, fixed)) if errors else least
+
+    def _branches(
+        self, problem: Problem, theta: Mapping[str, float], fixed: dict[str, float]
+    ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+        """What to hold and where to start: the quarters of circles, theta, and the user's own starts."""
+        branches = problem.branches(fixed)
+        yield from (({**fixed, **held}, {**theta, **turn}) for held, turn in branches if turn)
+        for values in dict.fromkeys(tuple(held.items()) for held, _ in branches):
+            held = {**fixed, **dict(values)}
+            yield held, dict(theta)
+            for more in self.starts:
+                if any(name not in held for name in more):
+                    yield held, {**theta, **more}
+
+    def _tell_dropped(
+        self, problem: Problem, found: Sequence[Minimum], failures: Sequence[tuple[dict[str, float], Exception]]
+    ) -> None:
+        """Log a hypothesis that no start has fitted."""
+        # of prepared statistics the fit of the data has warned: a warning from each of many toys would be a flood
+        grade = logging.WARNING if self.metric is None else logging.DEBUG
+        fitted = [[minimum.values[name] for name in problem.discrete] for minimum in found]
+        lost = {tuple(held[name] for name in problem.discrete): error for held, error in failures}
+        for values, error in lost.items():
+            if list(values) not in fitted:
+                at = ", ".join(f"{name} = {value:g}" for name, value in zip(problem.discrete, values, strict=True))
+                _log.log(grade, "no fit with %s, which is left out: %s", at, error)
 
     def _minimum(self, problem: Problem, start: Mapping[str, float], held: Mapping[str, float]) -> Minimum:
         at = {name: held.get(name, start[name]) for name in problem.names}
@@ -179,23 +214,10 @@ class LikelihoodRatio:
         found = problem.minimum(at, fixed=held, metric=metric, tolerance=_TOLERANCE)
         return Minimum(float(found.value), dict(found.values))
 
-    def _starts(self, theta: Mapping[str, float], held: Mapping[str, float]) -> Iterator[dict[str, float]]:
-        """theta, the other ends of the circles, and what the user adds (where that is free)."""
-        turning = [name for name in self.periodic if name not in held]
-        for halves in itertools.product((0.0, 0.5), repeat=len(turning)):
-            turned = {n: theta[n] + h * (self.periodic[n][1] - self.periodic[n][0])
-                      for n, h in zip(turning, halves, strict=True)}  # fmt: skip
-            yield {**theta, **turned}
-        for more in self.starts:
-            if any(name not in held for name in more):
-                yield {**theta, **more}
-
-    def wrapped(self, name: str, value: float) -> float:
-        """The value of a parameter, within its period."""
-        if name not in self.periodic:
-            return value
-        low, high = self.periodic[name]
-        return low + (value - low) % (high - low)
+    def _errors(self, problem: Problem, values: Mapping[str, float], fixed: Mapping[str, float]) -> dict[str, float]:
+        """Standard deviations of what is free."""
+        widths = problem.steps(values) if self.metric is None else problem.widths(self.metric)
+        return _errors(problem, values, [*fixed, *problem.discrete], widths)
 
     def to_json(self) -> dict[str, Any]:
         """The form in which results save it."""
@@ -218,9 +240,41 @@ class LikelihoodRatio:
         )  # fmt: skip
 
 
-def _errors(problem: Problem, values: Mapping[str, float], held: Sequence[str]) -> dict[str, float]:
+def check_same(found: LikelihoodRatio | None, tested: LikelihoodRatio | None, what: str) -> None:
+    """Refuse critical values ``found`` of another statistic than that of the toys; None is one of the user's own.
+
+    Raises
+    ------
+    ValueError
+        which names the options that differ.
+    """
+    if (found is None) != (tested is None):
+        own, ratio = ("critical values", "toys") if found is None else ("toys", "critical values")
+        raise ValueError(f"{what}: the {own} are of a statistic of your own, the {ratio} of a likelihood ratio; take "
+                         f"both from one, or `local_coverage` with toys of `throw_toys(..., statistic=)`")  # fmt: skip
+    if found is None or tested is None:
+        return
+    one, other = _options(found), _options(tested)
+    differ = [name for name in one if one[name] != other[name]]
+    if differ:
+        said = "; ".join(f"{name} {one[name]} and {other[name]}" for name in differ)
+        raise ValueError(f"{what}: expected critical values of the statistic that the toys have, found different "
+                         f"{said}; pass the same options to both")  # fmt: skip
+
+
+def _options(test: LikelihoodRatio) -> dict[str, Any]:
+    """`LikelihoodRatio.to_json` with parameters in order, and no limit in one form."""
+    spec = test.to_json()
+    ends = {name: [None if v is None or math.isinf(v) else v for v in pair] for name, pair in spec["limits"].items()}
+    limits = {name: pair for name, pair in ends.items() if pair != [None, None]}
+    return {**spec, "interest": sorted(spec["interest"]), "limits": limits}
+
+
+def _errors(
+    problem: Problem, values: Mapping[str, float], held: Sequence[str], widths: NDArray[np.float64]
+) -> dict[str, float]:
     """Standard deviations of the free parameters from differences of gradients; NaN where a limit is in the way."""
-    steps = dict(zip(problem.names, (0.02 * problem.steps(values)).tolist(), strict=True))
+    steps = dict(zip(problem.names, (0.02 * widths).tolist(), strict=True))
     room = {n: problem.limits[n][0] <= values[n] - steps[n] and values[n] + steps[n] <= problem.limits[n][1]
             for n in problem.names}  # fmt: skip
     free = [n for n in problem.names if n not in held and room[n]]

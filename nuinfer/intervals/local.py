@@ -26,7 +26,9 @@ from scipy import special, stats
 from .. import store
 from .boxes import FEWEST, Box, Toys, boxed, columns_of, listed, unit_of
 from .critical import CriticalValues
-from .toys import Estimate, check_cl
+from .likelihood_ratio import check_same
+from .scans import level
+from .toys import Estimate
 
 __all__ = ["LocalCoverage", "local_coverage"]
 
@@ -112,7 +114,7 @@ def local_coverage(
     critical:
         `CriticalValues`, or a function of named parameters (N,) that gives critical values (N,), such as a constant.
     toys:
-        Others than those of the fit (another seed).
+        Others than those of the fit (another seed), of the same statistic.
     cells:
         Cells of the box with equal numbers of toys, a power of 2, cut at medians of one parameter after the other.
     order:
@@ -121,7 +123,7 @@ def local_coverage(
     Raises
     ------
     ValueError
-        for too few toys for that many cells, a number of cells that is not a power of 2.
+        for too few toys for that many cells, a number of cells that is not a power of 2, toys of another statistic.
 
     Examples
     --------
@@ -137,7 +139,9 @@ def local_coverage(
     >>> bool(found.p_value < 1e-4), bool(found.covered[0] > 0.72)
     (True, True)
     """
-    check_cl(cl)
+    level(cl)
+    if isinstance(critical, CriticalValues):
+        check_same(critical.statistic, toys.statistic, "critical")
     if cells < 2 or cells & (cells - 1):
         raise ValueError(f"cells: expected a power of 2 from 2, found {cells}")
     needed = math.ceil(cells * FEWEST / min(cl, 1 - cl) - 1e-6)
@@ -165,10 +169,10 @@ def local_coverage(
 def _cells(unit: Floats, cells: int) -> list[NDArray[np.int64]]:
     """Rows of each cell, halved at the median of one column after the other."""
     parts = [np.arange(len(unit))]
-    for level in range(cells.bit_length() - 1):
+    for depth in range(cells.bit_length() - 1):
         halves = []
         for part in parts:
-            order = part[np.argsort(unit[part, level % unit.shape[1]], kind="stable")]
+            order = part[np.argsort(unit[part, depth % unit.shape[1]], kind="stable")]
             halves += [order[: len(order) // 2], order[len(order) // 2 :]]
         parts = halves
     return parts

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from iminuit.cost import Cost
 from numpy.typing import NDArray
-from scipy import stats
 
 from .. import tasks
 from ..errors import NotConverged
 from ..likelihood.costs import NegativeDensity, named, sample
 from .fits import names_of
 from .likelihood_ratio import LikelihoodRatio, Ordering
+from .scans import level
 
 __all__ = ["Estimate", "Statistic", "Toy", "asymptotic", "throw"]
 
@@ -49,22 +49,16 @@ def fraction(hits: NDArray[np.bool_]) -> Estimate:
     return Estimate(found, np.sqrt(held * (1 - held) / count))
 
 
-def check_cl(cl: float) -> None:
-    """Refuse a confidence level outside (0, 1)."""
-    if not 0 < cl < 1:
-        raise ValueError(f"cl: expected a confidence level between 0 and 1, such as 0.95, found {cl!r}")
-
-
 def asymptotic(cl: float, parameters: int, ordering: Ordering = "two-sided") -> float:
     """The quantile of the asymptotic distribution of t: chi2, with half of it at 0 for the one-sided ordering.
 
     >>> round(asymptotic(0.95, 1), 2), round(asymptotic(0.95, 1, "one-sided"), 2)
     (3.84, 2.71)
     """
-    check_cl(cl)
+    quantile = level(cl, parameters)
     if ordering == "one-sided":
-        return float(stats.norm.ppf(cl) ** 2) if cl > 0.5 else 0.0
-    return float(stats.chi2.ppf(cl, parameters))
+        return level(2 * cl - 1) if cl > 0.5 else 0.0
+    return quantile
 
 
 def rows_of(cost: Cost, truths: Sequence[Mapping[str, float]]) -> Floats:
@@ -75,6 +69,14 @@ def rows_of(cost: Cost, truths: Sequence[Mapping[str, float]]) -> Floats:
 def try_sampling(cost: Cost, truth: Mapping[str, float], seed: int) -> Cost:
     """One toy: what cannot draw data says so here, not in a worker."""
     return sample(cost, truth, np.random.default_rng(np.random.SeedSequence(seed)))
+
+
+def t_of(test: LikelihoodRatio | Statistic, theta: Mapping[str, float], data: Any) -> float:
+    """The test statistic, infinite where the fits fail."""
+    try:
+        return float(test(theta, data))
+    except (NotConverged, NegativeDensity):
+        return math.inf
 
 
 def with_metric(test: LikelihoodRatio, toy: Cost, truth: Mapping[str, float]) -> LikelihoodRatio:
@@ -100,9 +102,9 @@ class Toy:
         theta = dict(zip(self.names, np.asarray(task).tolist(), strict=True))
         toy = sample(self.cost, theta, rng)
         nothing = np.full(len(self.interest), np.nan)
+        if not isinstance(self.test, LikelihoodRatio):
+            return {"t": t_of(self.test, theta, toy), "best": nothing, "errors": nothing}
         try:
-            if not isinstance(self.test, LikelihoodRatio):
-                return {"t": float(self.test(theta, toy)), "best": nothing, "errors": nothing}
             found = self.test.tested(theta, toy, errors=self.errors)
         except (NotConverged, NegativeDensity):
             return {"t": math.inf, "best": nothing, "errors": nothing}
@@ -112,8 +114,9 @@ class Toy:
 
 
 def throw(
-    toy: Any,
+    toy: Toy,
     rows: Floats,
+    trial: Cost,
     *,
     seed: int,
     executor: Executor | None,
@@ -123,8 +126,12 @@ def throw(
     most_failed: float,
     progress: bool,
 ) -> dict[str, NDArray[Any]]:
-    """t (N,), best fits and errors (N, K) of toys at rows of parameters (N, D)."""
-    label = f"{name} {label_of(toy.test)}" if checkpoint is not None else name
+    """t (N,), best fits and errors (N, K) of toys at rows of parameters (N, D); ``trial``: of `try_sampling`."""
+    label = name
+    if checkpoint is not None:
+        # at mu = 0 the model of the signal does not show
+        places = [dict(zip(toy.names, row.tolist(), strict=True)) for row in rows[[0, len(rows) // 2, -1]]]
+        label = f"{name} {label_of(toy.test, toy.cost, trial, places)}"
     found = tasks.run(
         toy, list(rows), seed=seed, executor=executor, checkpoint=checkpoint, chunk=chunk, name=label,
         progress=progress,
@@ -136,11 +143,30 @@ def throw(
     return found
 
 
-def label_of(test: Any) -> str:
-    """What a checkpoint is compared by, besides the parameters of its toys."""
+def label_of(
+    test: LikelihoodRatio | Statistic, model: Any, trial: Any, places: Sequence[Mapping[str, float]]
+) -> str:  # fmt: skip
+    """What a checkpoint is compared by, besides the parameters of its toys: the statistic, and numbers of the model.
+
+    They are values and slopes of the model's cost and of a trial toy, and the toy's t, at some places: another sigma,
+    yield or generator changes them.  Slopes, since a Gaussian's value and t at the truth are the same for any sigma.
+    """
     own = getattr(test, "__qualname__", type(test).__qualname__)
-    said = repr(test.to_json()) if isinstance(test, LikelihoodRatio) else str(own)
-    return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+    said = [repr(test.to_json()) if isinstance(test, LikelihoodRatio) else str(own)]
+    costs = [cost for cost in (model, trial) if isinstance(cost, Cost)]
+    said += [f"{round(x, 6) + 0.0:.6g}" for cost in costs for theta in places for x in _numbers(cost, theta)]
+    # as exact as the fits are; + 0.0 since -0 is 0
+    said += [f"{round(t_of(test, theta, trial), 3) + 0.0:.6g}" for theta in places]
+    return hashlib.blake2b(" ".join(said).encode(), digest_size=6).hexdigest()
+
+
+def _numbers(cost: Cost, theta: Mapping[str, float]) -> list[float]:
+    """-2 log L and its slopes; nothing outside of the model's domain."""
+    at = [theta[name] for name in names_of(cost)]
+    try:
+        return [float(cost(*at)), *(np.asarray(cost.grad(*at)).tolist() if cost.has_grad else [])]
+    except NegativeDensity:
+        return []
 
 
 def check_failed(t: NDArray[Any], most: float) -> None:
