@@ -33,10 +33,10 @@ from ..events import Events, positive_total
 from ..features import Batch, Features, Inputs
 from ..nets import MLP, Network
 from ..resample import Resample
-from ..train import History, Training
+from ..train import Training
 from .density_ratio import warn_where_negative
-from .learned import Learned, Options, Rows, learn, selected
-from .parameters import names_of, points
+from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .parameters import check_tensor, names_of, points
 
 __all__ = ["ClassMixture", "ClassRatio", "fit_class_ratio"]
 
@@ -46,7 +46,7 @@ FactorFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class ClassRatio:
+class ClassRatio(Answer):
     """Fitted probabilities of K classes; made by `fit_class_ratio`.
 
     Factors P are a mapping of class names to numbers (1 where left out), a vector (K,), or one row an event (N, K).
@@ -61,27 +61,11 @@ class ClassRatio:
         Digests of the samples.
     """
 
-    learned: Learned
     classes: tuple[str, ...]
     yields: Floats
     calibration: Literal["temperature"] | None = None
     maps: Floats = field(default_factory=lambda: np.empty((0, 0)))
     samples: tuple[str, ...] = ()
-
-    @property
-    def features(self) -> Features:
-        """The columns that it sees."""
-        return self.learned.features
-
-    @property
-    def resample(self) -> Resample:
-        """Members, folds, splits and bootstraps."""
-        return self.learned.resample
-
-    @property
-    def history(self) -> History:
-        """Risks per epoch and network."""
-        return self.learned.history
 
     @property
     def fractions(self) -> Floats:
@@ -104,37 +88,35 @@ class ClassRatio:
         members = self.members(events)
         return np.asarray(special.logsumexp(members, axis=0) - np.log(len(members)) - np.log(self.fractions))
 
-    def log(self, events: Events, factors: Factors) -> Floats:
+    def log(self, events: Events, factors: Factors, *, probabilities: Floats | None = None) -> Floats:
         """log p(x)/p_ref(x) (N,) of the mixture whose classes are weighted by ``factors`` relative to training.
+
+        ``probabilities``, where `probabilities` (N, K) of these events is known already, saves the network's work.
 
         Raises
         ------
         KeyError, ValueError
             for unknown classes, other shapes, or a mixture whose density is not positive at some event.
         """
-        p = self._factors(factors, len(events))
-        total = p @ self.fractions
-        local = (self.probabilities(events) * p).sum(-1)
-        bad = np.flatnonzero(~((local > 0) & (total > 0)))
-        if len(bad):
-            raise ValueError(
-                f"factors: expected a positive density at every event, found {local[bad[0]]:.3g} at row {bad[0]} and "
-                f"{len(bad)} such rows (of {len(events)}); the total is {np.ravel(total)[0]:.3g}"
-            )
-        return np.asarray(np.log(local) - np.log(total))
+        p, q = self._factors(factors, len(events)), self._probabilities(events, probabilities)
+        return _log_mixture(*(torch.from_numpy(np.asarray(a)) for a in ((q * p).sum(-1), p @ self.fractions))).numpy()
 
     def tensor(self, batch: Batch, factors: Tensor) -> Tensor:
         """`log` of a `Batch` of one member at factors (K,) -> (B,), or (T, K) -> (T, B).
 
         Differentiable in both; folds are averaged.
+
+        Raises
+        ------
+        ValueError
+            for another shape, or a density that is not positive at some event.
         """
         if factors.ndim not in (1, 2) or factors.shape[-1] != len(self.classes):
             raise ValueError(f"factors: expected a tensor ({len(self.classes)},) or (T, {len(self.classes)}), found "
                              f"{tuple(factors.shape)}")  # fmt: skip
         q = self._tensor(batch)
         fractions = torch.from_numpy(self.fractions)
-        local, total = factors.double() @ q.T, factors.double() @ fractions
-        return torch.log(local) - torch.log(total)[..., None]
+        return _log_mixture(factors.double() @ q.T, (factors.double() @ fractions)[..., None])
 
     def of(self, theta: Sequence[str], factors: FactorFunction) -> ClassMixture:
         """The mixture as a function of theta: ``factors`` takes theta (N, T), a float64 tensor, and gives P (N, K)."""
@@ -147,6 +129,14 @@ class ClassRatio:
             maps = torch.from_numpy(self.maps)
             logits = logits * maps[:, None, :1] + maps[:, None, 1:]
         return torch.softmax(logits, -1).mean(0)
+
+    def _probabilities(self, events: Events, known: Floats | None) -> Floats:
+        if known is None:
+            return self.probabilities(events)
+        expected = (len(events), len(self.classes))
+        if np.shape(known) != expected:
+            raise ValueError(f"probabilities: expected those of the events, {expected}, found {np.shape(known)}")
+        return np.asarray(known, np.float64)
 
     def _factors(self, factors: Factors, rows: int) -> Floats:
         if isinstance(factors, Mapping):
@@ -193,39 +183,73 @@ class ClassRatio:
         )  # fmt: skip
 
 
+def _log_mixture(local: Tensor, total: Tensor) -> Tensor:
+    """log local/total (..., N) of densities at events, which have to be positive, and the sums of their factors."""
+    bad = torch.nonzero(~((local > 0) & (total > 0)).detach())
+    if len(bad):
+        first = tuple(bad[0])
+        local, sums = local.detach(), torch.broadcast_to(total.detach(), local.shape)
+        raise ValueError(
+            f"factors: expected a positive density at every event, found {float(local[first]):.3g} at row "
+            f"{int(first[-1])} and {len(bad)} such rows (of {local.numel()}); the total is {float(sums[first]):.3g}"
+        )
+    return torch.log(local) - torch.log(total)
+
+
 @dataclass(frozen=True, eq=False)
 class ClassMixture:
     """A `ClassRatio` with the factors as a function of theta, P(theta); made by `ClassRatio.of`.
 
-    It answers as a `ParametrisedRatio` does.  The function is not saved; bind it again after loading the ratio.
+    It answers as a `ParametrisedRatio` does.  The function is not saved; bind it again after loading the ratio.  Each
+    method raises ``ValueError`` where the density is not positive at some event.
+
+    Attributes
+    ----------
+    names:
+        Of the T parameters.
     """
 
     ratio: ClassRatio
-    parameters: tuple[str, ...]
+    names: tuple[str, ...]
     factors: FactorFunction
 
-    def log(self, events: Events, theta: Mapping[str, Any] | ArrayLike) -> Floats:
-        """log p(x | theta)/p_ref(x) (N,); theta is a mapping, a vector (T,), or one row for each event (N, T)."""
-        with torch.no_grad():
-            return self.ratio.log(events, self._at(torch.from_numpy(self._theta(events, theta)), len(events)).numpy())
+    @property
+    def features(self) -> Features:
+        """The columns that it sees."""
+        return self.ratio.features
 
-    def score(self, events: Events, theta: Mapping[str, Any] | ArrayLike) -> Floats:
-        """d log r / d theta (N, T)."""
+    def log(
+        self, events: Events, theta: Mapping[str, Any] | ArrayLike, *, probabilities: Floats | None = None
+    ) -> Floats:
+        """log p(x | theta)/p_ref(x) (N,); theta is a mapping, a vector (T,), or one row for each event (N, T).
+
+        ``probabilities``, of the events by `ClassRatio.probabilities`, saves the network's work at each further theta.
+        """
+        with torch.no_grad():
+            factors = self._at(torch.from_numpy(self._theta(events, theta)), len(events)).numpy()
+        return self.ratio.log(events, factors, probabilities=probabilities)
+
+    def score(
+        self, events: Events, theta: Mapping[str, Any] | ArrayLike, *, probabilities: Floats | None = None
+    ) -> Floats:
+        """d log r / d theta (N, T); ``probabilities`` as in `log`."""
         at = torch.tensor(self._theta(events, theta), requires_grad=True)
-        p, q = self._at(at, len(events)), torch.from_numpy(self.ratio.probabilities(events))
-        value = torch.log((p * q).sum(-1)) - torch.log(p @ torch.from_numpy(self.ratio.fractions))
-        (slope,) = torch.autograd.grad(value.sum(), at)
+        q = self.ratio._probabilities(events, probabilities)
+        (slope,) = torch.autograd.grad(self._log(at, torch.tensor(q)).sum(), at)
         return slope.numpy()
 
     def tensor(self, batch: Batch, theta: Tensor) -> Tensor:
         """`log` of a `Batch` of one member at theta (T,) or (B, T) -> (B,), differentiable in both."""
         size = batch.flat.shape[1]
-        p = self._at(theta.double().expand(size, len(self.parameters)), size)
-        q = self.ratio._tensor(batch)
-        return torch.log((p * q).sum(-1)) - torch.log(p @ torch.from_numpy(self.ratio.fractions))
+        check_tensor(theta, self.names, size)
+        return self._log(theta.double().expand(size, len(self.names)), self.ratio._tensor(batch))
+
+    def _log(self, theta: Tensor, q: Tensor) -> Tensor:
+        p = self._at(theta, len(q))
+        return _log_mixture((p * q).sum(-1), p @ torch.from_numpy(self.ratio.fractions))
 
     def _theta(self, events: Events, theta: Mapping[str, Any] | ArrayLike) -> Floats:
-        return points(theta, self.parameters, len(events)).copy()
+        return points(theta, self.names, len(events)).copy()
 
     def _at(self, theta: Tensor, rows: int) -> Tensor:
         """P (rows, K)."""
@@ -237,7 +261,7 @@ class ClassMixture:
         return found.double()
 
     def __repr__(self) -> str:
-        return f"ClassMixture({', '.join(self.parameters)}; {self.ratio!r})"
+        return f"ClassMixture({', '.join(self.names)}; {self.ratio!r})"
 
 
 def fit_class_ratio(
@@ -288,6 +312,8 @@ def fit_class_ratio(
     >>> bool(abs(log_r[0]) < 0.05)
     True
     """
+    if not isinstance(samples, Mapping):
+        raise TypeError(f"samples: expected a mapping of class names to Events, found {type(samples).__name__}")
     features, classes = Features.of(features), tuple(samples)
     if len(classes) < 2:
         raise ValueError(f"samples: expected at least two classes, found {len(classes)}; name -> Events")
@@ -309,10 +335,10 @@ def fit_class_ratio(
     )  # fmt: skip
     maps = np.empty((0, 0))
     if validation and (calibrate or any((w < 0).any() for w in rows.weights)):
-        held = _held_out(learned, rows, fractions)
+        held = held_out(learned.model, rows, resample)
         for c, name in enumerate(classes):
-            warn_where_negative([(logits[:, c], weights[:, c]) for logits, weights in held], (f"class {name!r}",))
-        maps = np.stack([_temperature(*part) for part in held]) if calibrate else maps
+            warn_where_negative([(logits[:, c], weights[c]) for logits, *weights in held], (f"class {name!r}",))
+        maps = np.stack([_temperature(f, _shares(weights, fractions)) for f, *weights in held]) if calibrate else maps
     digests = tuple(events.digest() for events in samples.values())
     return ClassRatio(learned, classes, yields, calibrate, maps, digests)
 
@@ -329,15 +355,10 @@ def _one_hot(weights: Sequence[Floats]) -> tuple[Floats, ...]:
     return tuple(out)
 
 
-def _held_out(learned: Learned, rows: Rows, fractions: Floats) -> list[tuple[Floats, Floats]]:
-    """For each network logits (n, K) and the weights (n, K), pi_k w_k, of the rows that it held out."""
-    found, every = [], learned.model.log(rows.inputs)
-    for n in range(learned.resample.networks):
-        times = learned.resample.times(n, rows.key, held_out=True)
-        mine = np.flatnonzero(times)
-        weights = np.stack([w[mine] * times[mine] for w in rows.weights], 1)
-        found.append((every[n, mine], weights * (fractions / weights.sum(0))))
-    return found
+def _shares(weights: Sequence[Floats], fractions: Floats) -> Floats:
+    """pi_k w_k (n, K) of the held-out weights, each class with the sum pi_k."""
+    stacked = np.stack(weights, 1)
+    return np.asarray(stacked * (fractions / stacked.sum(0)))
 
 
 def _temperature(logits: Floats, weights: Floats) -> Floats:

@@ -37,7 +37,7 @@ from ..nets import MLP, DeepSet, Network
 from ..resample import Resample
 from ..train import History, Training
 from ..trees import Forest, Trees
-from .learned import key_of, out_of_fold, selected
+from .learned import Rows, held_out, key_of, out_of_fold, selected
 
 __all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "refine", "two_sample_test"]
 
@@ -283,7 +283,7 @@ def fit_ratio(
     )  # fmt: skip
     maps = np.empty((0, 0))
     if validation and (calibrate or (weights[0] < 0).any() or (weights[1] < 0).any()):
-        held = _held_out(fitted, inputs, weights, key, resample)
+        held = held_out(fitted.model, Rows(inputs, weights, key), resample)
         warn_where_negative(held)
         maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
@@ -293,9 +293,7 @@ def fit_ratio(
     )
 
 
-def _rows(
-    numerator: Events, denominator: Events, columns: Sequence[str]
-) -> tuple[list[Events], tuple[Floats, Floats]]:
+def _rows(numerator: Events, denominator: Events, columns: Sequence[str]) -> tuple[list[Events], tuple[Floats, Floats]]:
     """The samples to train on, without what has no weight, and the weights of both classes on their rows."""
     if not _same_events(numerator, denominator, columns):
         one, zero = selected(numerator), selected(denominator)
@@ -323,18 +321,6 @@ def two_weights(numerator: Floats, denominator: Floats) -> tuple[Floats, Floats]
     w1 = np.concatenate([numerator, np.zeros(len(denominator))])
     w0 = np.concatenate([np.zeros(len(numerator)), denominator])
     return w1 * (len(w1) / w1.sum()), w0 * (len(w0) / w0.sum())
-
-
-def _held_out(
-    fitted: Fitted, inputs: Inputs, weights: tuple[Floats, Floats], key: NDArray[np.int64], resample: Resample
-) -> list[tuple[Floats, Floats, Floats]]:
-    """For each network its f, w1, w0 on the rows that it held out."""
-    found, every = [], fitted.log(inputs)
-    for n in range(resample.networks):
-        times = resample.times(n, key, held_out=True)
-        rows = np.flatnonzero(times)
-        found.append((every[n, rows], weights[0][rows] * times[rows], weights[1][rows] * times[rows]))
-    return found
 
 
 def warn_where_negative(

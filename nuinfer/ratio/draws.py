@@ -20,12 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import hashing
-from ..ensemble import Ensemble
 from ..events import Events
-from ..features import Inputs
 from ..resample import Resample
 from ..train import Draw, Drawn, digest
-from .learned import Rows
 from .parameters import Parameters, WeightFunction, checked_total, shown, weights_at, with_gradient
 
 Floats = NDArray[np.float64]
@@ -231,19 +228,3 @@ def _groups(sorted_points: Keys) -> Iterator[tuple[int, slice]]:
     edges = np.flatnonzero(np.diff(sorted_points, prepend=-1, append=-1))
     for start, stop in pairwise(edges):
         yield int(sorted_points[start]), slice(int(start), int(stop))
-
-
-def held_out(model: Ensemble, rows: Rows, draw: Draw, resample: Resample) -> list[tuple[Floats, Floats, Floats]]:
-    """For each network its f, w1, w0 on the rows that it held out, at the theta that they were validated with."""
-    found = []
-    for n in range(resample.networks):
-        times = resample.times(n, rows.key, held_out=True)
-        mine = np.flatnonzero(times)
-        drawn = draw(torch.from_numpy(mine)[None, None], np.array([n]), None)
-        inputs = rows.inputs.select(mine)
-        whole = Inputs(torch.cat([inputs.flat, drawn.columns[0, 0]], 1), inputs.clouds)
-        w1, w0 = (w[mine] * times[mine] for w in rows.weights)
-        if drawn.factors:
-            w1, w0 = (w * f[0, 0].double().numpy() for w, f in zip((w1, w0), drawn.factors, strict=True))
-        found.append((model.log(whole)[n], w1, w0))
-    return found

@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from scipy import special
 
 from .. import nets
-from ..ensemble import Ensemble, Fitted, fit_networks, model_of, network_of, spec_of
+from ..ensemble import Ensemble, Fitted, Model, fit_networks, model_of, network_of, spec_of
 from ..events import Events
 from ..features import Batch, Features, Inputs, Shape
 from ..losses import Loss
 from ..nets import Network
 from ..resample import Resample
 from ..train import Draw, History, Training
-from ..trees import Trees
+from ..trees import Forest, Trees
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
+
+_PIECE = 1 << 16  # held-out rows at a time
 
 
 def key_of(events: Events, group: str | None) -> Keys:
@@ -69,6 +71,41 @@ class Rows(NamedTuple):
     key: Keys
 
 
+def network_outputs(model: Model, inputs: Inputs, network: int) -> Floats:
+    """Outputs (N,) or (N, C) of one network of several; the others are not evaluated, but for trees."""
+    if isinstance(model, Forest):
+        return np.asarray(model.log(inputs.flat.numpy())[network])
+    state = {name: tensor[network : network + 1] for name, tensor in model.state.items()}
+    return np.asarray(Ensemble(model.stack, state, model.standardise).log(inputs)[0])
+
+
+def held_out(model: Model, rows: Rows, resample: Resample, draw: Draw | None = None) -> list[tuple[Floats, ...]]:
+    """For each network its outputs on the rows that it held out, and their weights in each class.
+
+    With a ``draw`` the rows are completed as they were for the network's validation.
+    """
+    return [_held_out(model, rows, resample, draw, n) for n in range(resample.networks)]
+
+
+def _held_out(model: Model, rows: Rows, resample: Resample, draw: Draw | None, network: int) -> tuple[Floats, ...]:
+    times = resample.times(network, rows.key, held_out=True)
+    mine = np.flatnonzero(times)
+    weights = tuple(w[mine] * times[mine] for w in rows.weights)
+    outputs, factors = [], []
+    for start in range(0, max(len(mine), 1), _PIECE):  # a part of a file that is mapped need not fit in memory
+        part = mine[start : start + _PIECE]
+        inputs = rows.inputs.select(part)
+        if draw is not None:
+            drawn = draw(torch.from_numpy(part)[None, None], np.array([network]), None)
+            inputs = Inputs(torch.cat([inputs.flat, drawn.columns[0, 0]], 1), inputs.clouds)
+            factors.append([f[0, 0].double().numpy() for f in drawn.factors])
+        outputs.append(network_outputs(model, inputs, network))
+    if factors and factors[0]:
+        joined = [np.concatenate(f) for f in zip(*factors, strict=True)]
+        weights = tuple(w * f for w, f in zip(weights, joined, strict=True))
+    return (np.concatenate(outputs), *weights)
+
+
 @dataclass(frozen=True)
 class Options:
     """How to train; the same for every ratio of this package."""
@@ -83,8 +120,8 @@ class Options:
 
     def __post_init__(self) -> None:
         if isinstance(self.network, Trees):
-            raise TypeError("network: expected one that is differentiable, such as MLP(), found Trees, which cannot "
-                            "be trained with inputs that are drawn anew each epoch")  # fmt: skip
+            raise TypeError("network: expected one that is differentiable, such as MLP(), found Trees, which have "
+                            "neither a gradient in theta nor more than one output; fit_ratio takes them")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +202,28 @@ class Learned:
         folds = f" x {r.folds} folds" if r.folds > 1 else ""
         name = type(self.network).__name__
         return f"{name}, {r.members} members{folds}, columns {', '.join(self.features.columns)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the results of this package, made of `Learned` networks, have in common."""
+
+    learned: Learned
+
+    @property
+    def features(self) -> Features:
+        """The columns that it sees."""
+        return self.learned.features
+
+    @property
+    def resample(self) -> Resample:
+        """Members, folds, splits and bootstraps."""
+        return self.learned.resample
+
+    @property
+    def history(self) -> History:
+        """Risks per epoch and network."""
+        return self.learned.history
 
 
 def learn(

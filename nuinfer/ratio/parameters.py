@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ _log = logging.getLogger("nuinfer")
 
 Floats = NDArray[np.float64]
 
+_LEAST = 8  # points in a box: fewer do not show a function of theta
 _EDGE = 0.01  # of the range in training: so far beyond it theta counts as within
 
 #: ``weight(events, theta)``: theta (T, D) in float64 -> (T, N), the weight of each event at each theta, made of torch
@@ -54,7 +55,7 @@ class Parameters:
     centre, scale:
         Mean and standard deviation (T,) in training: a network sees (theta - centre) / scale.
     low, high:
-        Least and largest values (T,) in training.
+        Least and largest values (T,) in training; those of the prior's box where there is one.
     """
 
     names: tuple[str, ...]
@@ -62,16 +63,18 @@ class Parameters:
     scale: Floats
     low: Floats
     high: Floats
+    _said: list[bool] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
-    def of(cls, names: Sequence[str], values: Floats) -> Parameters:
-        """Those of training values (M, T); ``ValueError`` for a parameter that does not vary."""
+    def of(cls, names: Sequence[str], values: Floats, box: tuple[Floats, Floats] | None = None) -> Parameters:
+        """Those of training values (M, T), or of the ``box`` that they fill; ``ValueError`` where one does not vary."""
         scale = values.std(0)
-        for name, s, low, high in zip(names, scale, values.min(0), values.max(0), strict=True):
-            if not s > 1e-12 * max(abs(low), abs(high)):
-                raise ValueError(f"theta: expected values of {name!r} that differ, found {low:g} in all events; a "
-                                 f"parameter that does not vary is none")  # fmt: skip
-        return cls(tuple(names), values.mean(0), scale, values.min(0), values.max(0))
+        for name, s, column in zip(names, scale, values.T, strict=True):
+            if not s > 1e-12 * np.abs(column).max():
+                raise ValueError(f"theta: expected values of {name!r} that differ, found {column[0]:g} in all events; "
+                                 f"a parameter that does not vary is none")  # fmt: skip
+        low, high = (values.min(0), values.max(0)) if box is None else box
+        return cls(tuple(names), values.mean(0), scale, low, high)
 
     def standard(self, theta: Floats) -> Floats:
         """(theta - centre) / scale."""
@@ -80,21 +83,31 @@ class Parameters:
     def read(self, theta: Mapping[str, Any] | ArrayLike, rows: int) -> Floats:
         """Theta (rows, T) for so many events, with a warning where it is outside of the training's range."""
         values = points(theta, self.names, rows)
+        self._warn(values)
+        return values
+
+    def _warn(self, values: Floats) -> bool:
+        """Log where theta (N, T) is outside of the range in training, and say whether it is."""
         edge = _EDGE * (self.high - self.low)
         outside = (values < self.low - edge) | (values > self.high + edge)
-        if outside.any():
-            j = int(np.argmax(outside.any(0)))
-            _log.warning(
-                "theta: %r = %.6g is outside of the range in training, %.6g to %.6g; the ratio is extrapolated there",
-                self.names[j], values[outside[:, j], j][0], self.low[j], self.high[j],
-            )  # fmt: skip
-        return values
+        if not outside.any():
+            return False
+        j = int(np.argmax(outside.any(0)))
+        _log.warning(
+            "theta: %r = %.6g is outside of the range in training, %.6g to %.6g; the ratio is extrapolated there",
+            self.names[j], values[outside[:, j], j][0], self.low[j], self.high[j],
+        )  # fmt: skip
+        return True
+
+    def _warn_once(self, theta: Tensor) -> None:
+        """The same of a tensor, the first time only: a minimiser evaluates it hundreds of times."""
+        if not self._said and self._warn(np.atleast_2d(theta.cpu().double().numpy())):
+            self._said.append(True)
 
     def tensor(self, theta: Tensor) -> Tensor:
         """The standardised theta (..., T) of a tensor, in float64 and differentiable."""
-        if theta.ndim not in (1, 2) or theta.shape[-1] != len(self.names):
-            raise ValueError(f"theta: expected a tensor ({len(self.names)},) or (B, {len(self.names)}) of "
-                             f"{', '.join(self.names)}, found {tuple(theta.shape)}")  # fmt: skip
+        check_tensor(theta, self.names)
+        self._warn_once(theta.detach())
         return (theta.double() - theta.new_tensor(self.centre, dtype=torch.float64)) / theta.new_tensor(
             self.scale, dtype=torch.float64
         )
@@ -111,6 +124,15 @@ class Parameters:
     def __repr__(self) -> str:
         ranges = zip(self.names, self.low, self.high, strict=True)
         return "Parameters(" + ", ".join(f"{name} in [{low:.4g}, {high:.4g}]" for name, low, high in ranges) + ")"
+
+
+def check_tensor(theta: Tensor, names: tuple[str, ...], rows: int | None = None) -> None:
+    """``ValueError`` for a theta that is neither (T,) nor (B, T), with B the number of ``rows`` where that is known."""
+    fits = theta.ndim in (1, 2) and theta.shape[-1] == len(names)
+    if not fits or (theta.ndim == 2 and rows not in (None, len(theta))):
+        size = "B" if rows is None else rows
+        raise ValueError(f"theta: expected a tensor ({len(names)},) or ({size}, {len(names)}) of {', '.join(names)}, "
+                         f"found {tuple(theta.shape)}")  # fmt: skip
 
 
 def names_of(theta: Sequence[str]) -> tuple[str, ...]:
@@ -156,6 +178,13 @@ def points(theta: Mapping[str, Any] | ArrayLike, names: tuple[str, ...], rows: i
     return values
 
 
+def columns_of(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names of an option's columns; ``TypeError`` for a single string."""
+    if isinstance(names, str):
+        raise TypeError(f"{what}: expected a list of columns, found the single string {names!r}; write [{names!r}]")
+    return tuple(names)
+
+
 def column_values(what: str, events: Events, names: Sequence[str]) -> Floats:
     """The finite flat columns of these names as a matrix (N, T)."""
     values = np.stack([events.flat(name).astype(np.float64) for name in names], 1)
@@ -165,6 +194,12 @@ def column_values(what: str, events: Events, names: Sequence[str]) -> Floats:
 
 
 # -- weights that are functions of theta -------------------------------------------------------------------------------
+
+
+def box_of(prior: Mapping[str, tuple[float, float]], names: tuple[str, ...]) -> tuple[Floats, Floats]:
+    """Its lower and upper corner (T,)."""
+    low, high = np.array([prior[name] for name in names], np.float64).T
+    return low, high
 
 
 def drawn_from(prior: Prior, names: tuple[str, ...], count: int, seed: int) -> Floats:
@@ -179,11 +214,17 @@ def drawn_from(prior: Prior, names: tuple[str, ...], count: int, seed: int) -> F
     for name in names:
         if name not in prior:
             raise missing("parameter in the prior", name, prior)
-    low, high = np.array([prior[name] for name in names], np.float64).T
+    for name in prior:
+        if name not in names:
+            raise missing("parameter", name, names)
+    if not isinstance(count, int | np.integer) or count < _LEAST:
+        raise ValueError(f"points: expected a whole number of at least {_LEAST} that fill the prior's box, found "
+                         f"{count!r}")  # fmt: skip
+    low, high = box_of(prior, names)
     if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise ValueError(f"prior: expected finite low < high for each parameter, found {dict(prior)}")
     engine = torch.quasirandom.SobolEngine(len(names), scramble=True, seed=hashing.salt(seed, "prior") >> 1)
-    return np.asarray(low + (high - low) * engine.draw(max(count, 2), dtype=torch.float64).numpy())
+    return np.asarray(low + (high - low) * engine.draw(int(count), dtype=torch.float64).numpy())
 
 
 def weights_at(weight: WeightFunction, events: Events, theta: Floats) -> Tensor:

@@ -43,11 +43,22 @@ from ..features import Batch, Features, Inputs
 from ..losses import Loss
 from ..nets import MLP, Network
 from ..resample import Resample
-from ..train import Draw, History, Training
+from ..train import Draw, Training
 from .density_ratio import Samples, Yields, two_weights, warn_where_negative
-from .draws import Design, Pairing, Reweighting, held_out
-from .learned import Learned, Options, Rows, learn, selected
-from .parameters import Parameters, Prior, WeightFunction, column_values, drawn_from, names_of, points
+from .draws import Design, Pairing, Reweighting
+from .gold import check_joint_ratio, check_joint_score, check_same_density
+from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .parameters import (
+    Parameters,
+    Prior,
+    WeightFunction,
+    box_of,
+    column_values,
+    columns_of,
+    drawn_from,
+    names_of,
+    points,
+)
 
 __all__ = ["ParametrisedRatio", "fit_parametrised_ratio"]
 
@@ -64,7 +75,7 @@ _SCORE = ("cascal", "alices", "rascal")
 
 
 @dataclass(frozen=True, eq=False)
-class ParametrisedRatio:
+class ParametrisedRatio(Answer):
     """A fitted log p(x | theta)/p(x | ref); made by `fit_parametrised_ratio`.
 
     Theta is a mapping of names to numbers or to columns (N,), a vector (T,), or one row for each event (N, T).  Outside
@@ -80,7 +91,6 @@ class ParametrisedRatio:
         Sums of weights and digests of simulations and reference.
     """
 
-    learned: Learned
     parameters: Parameters
     reference: str | Mapping[str, float]
     yields: Yields
@@ -90,19 +100,9 @@ class ParametrisedRatio:
     samples: Samples = field(default_factory=lambda: Samples("", ""))
 
     @property
-    def features(self) -> Features:
-        """The columns that it sees."""
-        return self.learned.features
-
-    @property
-    def resample(self) -> Resample:
-        """Members, folds, splits and bootstraps."""
-        return self.learned.resample
-
-    @property
-    def history(self) -> History:
-        """Risks per epoch and network."""
-        return self.learned.history
+    def names(self) -> tuple[str, ...]:
+        """Of the T parameters."""
+        return self.parameters.names
 
     def log(self, events: Events, theta: Theta) -> Floats:
         """The log of the members' mean ratio, log p(x | theta)/p(x | ref) (N,).
@@ -268,15 +268,17 @@ def fit_parametrised_ratio(
         See the module.  The joint ratio and joint score are those of normalised densities.
     joint_ratio:
         Column of r(x, z | theta) = p(x, z | theta)/p(x, z | ref).  The reference then needs it too, and the theta
-        columns that its values belong to.
+        columns that its values belong to.  Their weighted density has to be that of the simulations' theta: log r is
+        biased by the log of the ratio of the two (of theta alone).  Each parameter is compared by itself.
     joint_score:
-        T columns of t(x, z | theta), of the simulations at their own theta.
+        T columns of t(x, z | theta), of the simulations at their own theta.  A warning is logged where the means of
+        either contradict it (`nuinfer.ratio.gold`).
     weight:
         ``weight(events, theta)``: theta (T', T), a float64 tensor, -> (T', N), in torch, differentiable: the whole
         weight of each event, in the place of ``simulations.weight``.
     prior, points:
-        With ``weight``, where theta is drawn in training: a box, name -> (low, high), filled with ``points`` points, or
-        points of your own (M, T).  Each epoch uses 64 of them.
+        With ``weight``, where theta is drawn in training: a box, name -> (low, high), filled with ``points`` points, 8
+        or more, or points of your own (M, T).  Each epoch uses 64 of them.
     score_weight:
         Factor of the score's squared error, with theta in units of its standard deviation in training.
     network:
@@ -290,8 +292,9 @@ def fit_parametrised_ratio(
     Raises
     ------
     ValueError
-        for theta that does not vary or is not finite, a reference out of its range, a joint ratio that is not positive,
-        totals that are not, a loss without the columns that it needs, or the wrong shape from ``weight``.
+        for theta that does not vary or is not finite, a reference out of its range or, with a joint ratio, of another
+        density of theta (p < 1e-6), a joint ratio that is not positive or is upside down, totals that are not positive,
+        a loss without the columns that it needs, or the wrong shape from ``weight``.
     KeyError, TypeError
         for columns that are missing or of the wrong kind.
 
@@ -307,7 +310,7 @@ def fit_parametrised_ratio(
     True
     """
     names, features = names_of(theta), Features.of(features)
-    gold = _Gold(loss, joint_ratio, tuple(joint_score) if joint_score is not None else None)
+    gold = _Gold(loss, joint_ratio, None if joint_score is None else columns_of("joint_score", joint_score))
     _check(gold, names, weight, prior, calibrate, validation, score_weight)
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     options = Options(network, resample, training, group, device, checkpoint, progress)
@@ -321,7 +324,7 @@ def fit_parametrised_ratio(
     )  # fmt: skip
     maps = np.empty((0, 0))
     if validation and (calibrate or sample.signed):
-        held = held_out(learned.model, sample.rows, sample.draw, resample)
+        held = held_out(learned.model, sample.rows, resample, sample.draw)
         warn_where_negative(held)
         maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     return ParametrisedRatio(
@@ -386,6 +389,8 @@ def _from_samples(
     own = column_values("simulations", one, names)
     parameters = Parameters.of(names, own)
     theirs = _reference_theta(zero, parameters) if gold.joint else np.zeros((len(zero), len(names)))
+    if gold.joint:
+        check_same_density(one, zero, names, (own, theirs), group)
     table = parameters.standard(np.concatenate([own, theirs]))
     rows = Rows(
         Inputs.concat([features.tensors(one), features.tensors(zero)]), two_weights(one.weight, zero.weight),
@@ -393,7 +398,10 @@ def _from_samples(
     )  # fmt: skip
     borrows = np.arange(len(table)) >= (len(table) if gold.joint else len(one))
     lending = one.select(slice(0, 0)) if gold.joint else one
-    draw = Pairing(table, borrows, lending.weight, lending.key(group), _targets(one, zero, gold, parameters), resample)
+    targets = _targets(one, zero, gold, parameters, group)
+    if gold.score:
+        check_joint_score(one, names, table[: len(one)], targets[: len(one), -len(names) :], group)
+    draw = Pairing(table, borrows, lending.weight, lending.key(group), targets, resample)
     kind = "marginal" if isinstance(reference, str) else "sample"
     signed = bool((one.weight < 0).any() or (zero.weight < 0).any())
     return _Prepared(rows, draw, parameters, kind, yields, samples, signed)
@@ -428,7 +436,7 @@ def _reference_theta(reference: Events, parameters: Parameters) -> Floats:
     return values
 
 
-def _targets(one: Events, zero: Events, gold: _Gold, parameters: Parameters) -> Floats:
+def _targets(one: Events, zero: Events, gold: _Gold, parameters: Parameters, group: str | None) -> Floats:
     """The joint log ratio of all rows and the standardised joint score of the simulations, as far as they are used."""
     found = []
     if gold.joint_ratio is not None:
@@ -438,7 +446,9 @@ def _targets(one: Events, zero: Events, gold: _Gold, parameters: Parameters) -> 
         if len(bad):
             raise ValueError(f"joint ratio: expected positive values, found {values[bad[0]]:g} at row {bad[0]} and "
                              f"{len(bad)} such rows in simulations and reference")  # fmt: skip
-        found.append(np.log(values)[:, None])
+        log_ratio = np.log(values)
+        check_joint_ratio(one, zero, (log_ratio[: len(one)], log_ratio[len(one) :]), group)
+        found.append(log_ratio[:, None])
     if gold.joint_score is not None:
         score = column_values("simulations", one, gold.joint_score) * parameters.scale
         found.append(np.concatenate([score, np.zeros((len(zero), len(parameters.names)))]))
@@ -453,8 +463,8 @@ def _from_weights(
     group: str | None, weight: WeightFunction, prior: Any, count: int,
 ) -> _Prepared:  # fmt: skip
     theta = drawn_from(prior, names, count, resample.seed)
-    parameters = Parameters.of(names, theta)
-    at = _reference_point(reference, names, theta, prior)
+    parameters = Parameters.of(names, theta, box_of(prior, names) if isinstance(prior, Mapping) else None)
+    at = _reference_point(reference, parameters)
     # an event without its weight at any theta stays: only the function knows
     positive = gold.loss in ("rolr", "rascal")
     design = Design.of(parameters, theta, weight, simulations, at, score=gold.score, positive=positive)
@@ -467,19 +477,15 @@ def _from_weights(
     return _Prepared(rows, draw, parameters, kind, yields, samples, design.negative)
 
 
-def _reference_point(reference: Any, names: tuple[str, ...], theta: Floats, prior: Any) -> Floats | None:
-    """The reference's theta (T,) within the prior's box, None for the marginal."""
+def _reference_point(reference: Any, parameters: Parameters) -> Floats | None:
+    """The reference's theta (T,) within the prior, None for the marginal."""
     if isinstance(reference, str) and reference == "marginal":
         return None
     if not isinstance(reference, Mapping):
         raise ValueError(f"reference: expected, with weight=, a point of theta or 'marginal', found "
                          f"{type(reference).__name__}")  # fmt: skip
-    at: Floats = points(reference, names, 1)[0]
-    if isinstance(prior, Mapping):
-        low, high = np.array([prior[name] for name in names], np.float64).T
-    else:
-        low, high = theta.min(0), theta.max(0)
-    if ((at < low) | (at > high)).any():
+    at: Floats = points(reference, parameters.names, 1)[0]
+    if ((at < parameters.low) | (at > parameters.high)).any():
         raise ValueError(f"reference: expected a point within the prior, found {dict(reference)}; the events near it "
                          f"would decide about a region that is never trained")  # fmt: skip
     return at

@@ -4,11 +4,16 @@ r"""The score at one theta, learned: ``fit_score`` -> `LocalScore`.
 
 A network with one output for each parameter is fitted to the joint score t(x, z) of the simulator by least squares.
 The T components are sufficient statistics near theta_ref, the optimal observables there; one sample at theta_ref is all
-that is needed.  To second order in d = theta - theta_ref
+that is needed.  Near it, with d = theta - theta_ref,
 
-    log p(x | theta)/p(x | theta_ref) = t(x) . d - 1/2 d^T I d,      I = E[t t^T],
+    log p(x | theta)/p(x | theta_ref) ~ t(x) . d - 1/2 d^T I d,      I = E[t t^T],
 
-with Fisher's information I of one event.  Further away use `fit_parametrised_ratio`.
+with Fisher's information I of one event: the exponential family of t, its normalisation to second order.  It agrees
+with an event's own log ratio to first order in d, and to second order only in the mean over events at theta_ref, since
+-I stands in the place of each event's own second derivative.  Further away use `fit_parametrised_ratio`.
+
+The networks' own E[t_hat t_hat^T] would add the variance of their noise to I.  Estimated is the symmetric part of
+E[t(x, z) t_hat(x)^T] over events that a network has not seen, in which that noise averages out.
 
 Sources: Brehmer, Louppe, Pavez, Cranmer, arXiv 1805.12244 (sally); Brehmer, Cranmer, Louppe, Pavez, arXiv 1805.00013
 and 1805.00020.
@@ -32,9 +37,9 @@ from ..events import Events, positive_total
 from ..features import Batch, Features
 from ..nets import MLP, Network
 from ..resample import Resample
-from ..train import Draw, Drawn, History, Training, digest
-from .learned import Learned, Options, Rows, learn, selected
-from .parameters import WeightFunction, column_values, names_of, points, with_gradient
+from ..train import Draw, Drawn, Training, digest
+from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .parameters import WeightFunction, column_values, columns_of, names_of, points, with_gradient
 
 __all__ = ["LocalScore", "fit_score"]
 
@@ -42,7 +47,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class LocalScore:
+class LocalScore(Answer):
     """The learned score of p(x | theta) at one theta; made by `fit_score`.
 
     Attributes
@@ -50,33 +55,18 @@ class LocalScore:
     names, reference:
         The T parameters, and where the score is (T,).
     information:
-        Fisher's information of one event (T, T), the mean of t t^T over the training events, out of fold where there
-        are folds.
+        Fisher's information of one event (T, T): the symmetric part of the mean of joint score times learned score^T,
+        out of fold, or over the held-out events where there are no folds.  With neither (``validation=0``) it is over
+        the training events and optimistic: it contains what the networks have learned of their noise.
     sample:
         Digest of the training events.
     """
 
-    learned: Learned
     names: tuple[str, ...]
     reference: Floats
     scale: Floats
     information: Floats
     sample: str = ""
-
-    @property
-    def features(self) -> Features:
-        """The columns that it sees."""
-        return self.learned.features
-
-    @property
-    def resample(self) -> Resample:
-        """Members, folds, splits and bootstraps."""
-        return self.learned.resample
-
-    @property
-    def history(self) -> History:
-        """Risks per epoch and network."""
-        return self.learned.history
 
     def score(self, events: Events) -> Floats:
         """The mean of the members' scores t(x) (N, T), in the inverse units of theta."""
@@ -87,9 +77,10 @@ class LocalScore:
         return _scores(self.learned, events) * self.scale
 
     def log(self, events: Events, theta: Mapping[str, Any] | ArrayLike) -> Floats:
-        """log p(x | theta)/p(x | theta_ref) to second order in theta - theta_ref (N,).
+        """log p(x | theta)/p(x | theta_ref) (N,) in the exponential family of the score, t . d - 1/2 d^T I d.
 
-        ``theta`` is a mapping, a vector (T,), or one row for each event.
+        First order in d = theta - theta_ref for each event, second order in the mean over events only (see the module);
+        an error of `information` enters by its half.  ``theta`` is a mapping, a vector (T,), or one row for each event.
         """
         step = points(theta, self.names, len(events)) - self.reference
         square = np.einsum("nt,tu,nu->n", step, self.information, step)
@@ -202,9 +193,21 @@ def fit_score(
         rows, features, options, losses.square, classes=("simulations",), label="score", draw=_Targets(standard),
         outputs=len(names),
     )  # fmt: skip
-    found = _scores(learned, used).mean(0) * scale
-    information = np.einsum("n,nt,nu->tu", own / own.sum(), found, found)
+    information = _information(learned, used, rows, standard) * np.outer(scale, scale)
     return LocalScore(learned, names, at, scale, information, simulations.digest())
+
+
+def _information(learned: Learned, events: Events, rows: Rows, score: Floats) -> Floats:
+    """sym E[t t_hat^T] (T, T), of standardised scores, over events that a network has not seen as far as there are."""
+    r, (weight,) = learned.resample, rows.weights
+    if r.folds > 1 or not r.validation:
+        parts = [(_scores(learned, events).mean(0).reshape(score.shape), weight, score)]
+    else:
+        seen = [np.flatnonzero(r.times(n, rows.key, held_out=True)) for n in range(r.networks)]
+        held = held_out(learned.model, rows, r)
+        parts = [(f.reshape(-1, score.shape[1]), w, score[rows]) for (f, w), rows in zip(held, seen, strict=True)]
+    cross = sum(np.einsum("n,nt,nu->tu", w, t, f) for f, w, t in parts) / sum(w.sum() for _, w, _ in parts)
+    return np.asarray((cross + cross.T) / 2)
 
 
 class _Targets(Draw):
@@ -226,12 +229,13 @@ def _scores(learned: Learned, events: Events) -> Floats:
     """The members' standardised scores (K, N, T)."""
     found = learned.model.log(learned.inputs(events))
     r = learned.resample
-    by_fold = found.reshape(r.members, r.folds, len(events), -1)
+    by_fold = found.reshape(r.members, r.folds, len(events), learned.outputs)
     return np.asarray(np.einsum("kfn,kfnt->knt", learned.shares(events), by_fold))
 
 
 def _from_columns(events: Events, names: tuple[str, ...], joint_score: Sequence[str]) -> tuple[Events, Floats]:
     """Events of non-zero weight, and their joint score."""
+    joint_score = columns_of("joint_score", joint_score)
     if len(joint_score) != len(names):
         raise ValueError(f"joint_score: expected one column for each of {', '.join(names)}, found {list(joint_score)}")
     used = selected(events)
