@@ -146,6 +146,10 @@ def local_coverage(
 ) -> Axes:
     r"""The coverage of learned critical values as a function of one parameter, or of two, by its regression on toys.
 
+    Over one parameter the band is one standard error, and points are the cells of a box that has no other parameter,
+    with binomial errors.  Over two, colours are centred at the nominal level, red below; the solid line is where the
+    coverage is nominal, dashed ones are where it is two standard errors away.
+
     Parameters
     ----------
     coverage:
@@ -156,10 +160,6 @@ def local_coverage(
         Values of the other parameters; the middle of the box for those that are not given.
     labels:
         How names are to be written, with units: ``{"mu": r"$\mu$"}``.
-
-    Over one parameter the band is one standard error, and points are the cells of a box that has no other parameter,
-    with binomial errors.  Over two, colours are centred at the nominal level, red below; the solid line is where the
-    coverage is nominal, dashed ones are where it is two standard errors away.
 
     Raises
     ------
