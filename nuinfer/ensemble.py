@@ -46,6 +46,7 @@ class Ensemble:
         """How many networks it holds."""
         return len(next(iter(self.state.values())))
 
+    @nets.single_precision()
     def tensor(self, batch: Batch) -> Tensor:
         """Outputs (K, B) of a batch of one member, differentiable in its values."""
         return self.stack(self.state, self.standardise(batch).expand(self.networks))
@@ -164,6 +165,7 @@ def fit(
     )  # fmt: skip
 
 
+@nets.single_precision()
 def fit_networks(
     inputs: Inputs,
     weights: tuple[Floats, ...],

@@ -36,6 +36,17 @@ Activation = Literal["relu", "silu", "gelu"]
 State = dict[str, Tensor]
 
 
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """New tensors are float32 inside, whatever another package has made torch's default, which is there again after."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 class Stack(ABC):
     """K networks of one architecture: a function from (state, batch) to outputs (K, B)."""
 

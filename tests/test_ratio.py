@@ -79,6 +79,22 @@ def test_log_ratio_is_2x() -> None:
     assert excess(lambda e: ratio.log(e) + 0.1, TOY, 2 * N) > excess(ratio.log, TOY, 2 * N) + 10
 
 
+@pytest.mark.parametrize("network", [SMALL, nn.Sequential])
+def test_another_default_precision_of_torch_changes_nothing(network: Any) -> None:
+    """Other packages set it to float64 for everybody, pyhf's torch backend for one."""
+    made = (lambda: nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))) if network is nn.Sequential else network
+    events = TOY.numerator(50, 3)
+    options: dict[str, Any] = {"network": made, "members": 2, "training": Training(epochs=1, batch=128)}
+    before = fit(n=300, **options).members(events)
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = fit(n=300, **options).members(events)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(after, before)
+
+
 def weightings(seed: int, n: int = 4000, *, shift: int = 0) -> tuple[Events, Events]:
     """A variation that is a weight, exp(0.2 tanh x), and the nominal sample; with ``shift`` as if of other events."""
     x = np.random.default_rng(seed).normal(0, 1, n)

@@ -559,9 +559,11 @@ def pyhf() -> Iterator[Any]:
         warnings.simplefilter("ignore")  # its own
         import pyhf as module
 
+        default = torch.get_default_dtype()  # pyhf's torch changes it for everybody
         module.set_backend("numpy", precision="64b")
         yield module
         module.set_backend("numpy", precision="64b")
+        torch.set_default_dtype(default)
 
 
 def modifier(name: str, kind: str, data: Any = None) -> dict[str, Any]:
