@@ -51,7 +51,15 @@ def out_of_fold(logs: Floats, resample: Resample, key: Keys, known: Keys) -> Flo
     rest = (1,) * (logs.ndim - 2)
     fold = resample.fold_of(key).astype(np.int64).reshape(1, 1, -1, *rest)
     own = np.take_along_axis(by_fold, fold, 1)[:, 0]
-    return np.asarray(np.where(np.isin(key, known).reshape(1, -1, *rest), own, mean))
+    return np.asarray(np.where(_among(key, known).reshape(1, -1, *rest), own, mean))
+
+
+def _among(key: Keys, known: Keys) -> NDArray[np.bool_]:
+    """Which keys (N,) are among the known ones, which are sorted: few of many are found without sorting these again."""
+    if not len(known):
+        return np.zeros(len(key), np.bool_)
+    at = np.minimum(np.searchsorted(known, key), len(known) - 1)
+    return np.asarray(known[at] == key)
 
 
 def shares(resample: Resample, key: Keys, known: Keys) -> Floats:
@@ -59,7 +67,7 @@ def shares(resample: Resample, key: Keys, known: Keys) -> Floats:
     if resample.folds == 1:
         return np.ones((resample.members, 1, len(key)))
     own = resample.fold_of(key) == np.arange(resample.folds)[:, None]
-    part = np.where(np.isin(key, known), own, 1.0 / resample.folds)
+    part = np.where(_among(key, known), own, 1.0 / resample.folds)
     return np.broadcast_to(part, (resample.members, *part.shape))
 
 
