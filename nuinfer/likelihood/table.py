@@ -31,6 +31,9 @@ __all__ = ["Table", "log_rates"]
 _BLOCK_BYTES = 1 << 22  # of the variations in a block: it stays in the last cache, its calls cost little
 
 
+_PIECE = 1 << 12  # rows that are summed in float32 before their sum is added in float64
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """s (N, J) float64, variations (N, J, 2, S), weights (N,) and ids (N,) of events.
@@ -144,8 +147,8 @@ class Table:
 
     def check_positive(self, rate: Tensor, names: Sequence[str], theta: Tensor, first: int = 0) -> None:
         """Raise `NegativeDensity` for the lowest rate (N,) where it is not positive (NaN included)."""
-        # a comparison with a NaN is false
-        if bool((rate > 0).all()):
+        # a comparison with a NaN is false, and the least of numbers with a NaN is NaN
+        if not len(rate) or float(rate.min()) > 0:
             return
         bad = torch.nonzero(~(rate > 0))[:, 0]
         worst = int(bad[torch.argmin(torch.nan_to_num(rate[bad], nan=-torch.inf))])
@@ -221,9 +224,14 @@ def _pulled_back_each(block: Table, u: Tensor, weight: Tensor) -> Tensor:
         columns = range(weight.shape[1])
         parts = [replace(block, density=block.density[:, j, None], varied=block.varied[:, j, None]) for j in columns]
         return torch.stack([_pulled_back(part, u, weight[:, j, None]) for j, part in enumerate(parts)])
-    # (J, 1, N) times (J, N, U), both as views
-    rows = block.varied.flatten(2).transpose(0, 1)
-    return torch.bmm(weight.T[:, None].to(rows.dtype), rows)[:, 0].double()
+    rows = block.varied.flatten(2)
+    return torch.stack([_summed_rows(weight[:, j], rows[:, j]) for j in range(weight.shape[1])])
+
+
+def _summed_rows(weight: Tensor, rows: Tensor) -> Tensor:
+    """sum_n v_n A_n (U,) in float64, of v (N,) and A (N, U): in the precision of A only over pieces of its rows."""
+    pairs = zip(rows.split(_PIECE), weight.to(rows.dtype).split(_PIECE), strict=True)
+    return torch.stack([torch.mv(piece.T, v) for piece, v in pairs]).double().sum(0)
 
 
 def _pulled_back(block: Table, u: Tensor, weight: Tensor) -> Tensor:
@@ -234,6 +242,4 @@ def _pulled_back(block: Table, u: Tensor, weight: Tensor) -> Tensor:
             down, up = block.varied.to(alpha.dtype).unbind(2)
             found = (weight[..., None] * torch.log(code4(alpha, down, up))).sum()
         return torch.autograd.grad(found, alpha)[0]
-    matrix = block.varied.flatten(2) if block.varied.shape[1] > 1 else block.varied[:, 0].flatten(1)
-    rows = matrix.flatten(0, 1) if matrix.ndim == 3 else matrix
-    return torch.mv(rows.T, weight.reshape(-1).to(rows.dtype)).double()
+    return _summed_rows(weight.reshape(-1), block.matrix)
