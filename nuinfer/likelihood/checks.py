@@ -22,7 +22,7 @@ Sources: ATLAS, arXiv 2412.01600, section 6; Lopez-Paz, Oquab, arXiv 1610.06545.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +35,10 @@ from .. import metrics
 from ..errors import closest
 from ..events import Events, positive_total
 from ..features import Features
-from ..ratio import Ratio, two_sample_test
+from ..ratio import two_sample_test
 from .constraints import Constraint, TwoPoint
 from .costs import asimov, named, summed
-from .mixture import LogRatio, Mixture, UnbinnedCost, evaluated
+from .mixture import LogRatio, Mixture, UnbinnedCost, evaluated, learned
 from .table import Table
 
 __all__ = ["Check", "Report", "report"]
@@ -362,7 +362,6 @@ def _data_check(
 
 def _features(mixture: Mixture) -> Features:
     for process in mixture.processes.values():
-        for ratio in (process.ratio, *(r for pair in process.shapes.values() for r in pair)):
-            if isinstance(ratio, Ratio):
-                return replace(ratio.features)
+        for ratio in learned(process):
+            return ratio.features
     raise ValueError("report: expected features= for the two-sample test, since no ratio of the mixture is learned")

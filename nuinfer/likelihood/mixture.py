@@ -256,7 +256,7 @@ class Mixture:
             where no ratio has members, or their numbers differ.
         """
         memo = _Members([data, reference])
-        counts = {r.resample.members for p in self.processes.values() for r in _ratios(p)} - {1}
+        counts = {r.resample.members for p in self.processes.values() for r in learned(p)} - {1}
         if len(counts) != 1:
             raise ValueError(f"members: expected ratios of one number of members above 1, found "
                              f"{sorted(counts) or 'ratios of one member, or functions'}")  # fmt: skip
@@ -362,7 +362,7 @@ class Mixture:
                 f"{len(self.reference)} events)")  # fmt: skip
 
 
-def _ratios(process: Process) -> list[Ratio]:
+def learned(process: Process) -> list[Ratio]:
     """The learned ratios of a process."""
     every = [process.ratio, *(ratio for pair in process.shapes.values() for ratio in pair)]
     return [ratio for ratio in every if isinstance(ratio, Ratio)]
