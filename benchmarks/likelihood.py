@@ -67,12 +67,9 @@ def model_of(processes: int, nuisances: int, reference: nu.Events, **options: An
 
 def columns(table: Table) -> tuple[Floats, list[list[Any]], list[list[Any]], Floats]:
     """s (J, N), D and S as a list of lists of float32 columns, weights."""
-    count, each = table.density.shape[1], table.varied.numpy()
-    parts = [
-        [[np.ascontiguousarray(each[:, j, part, k]) for k in range(table.shapes)] for j in range(count)]
-        for part in (0, 1)
-    ]
-    return np.ascontiguousarray(table.density.numpy().T), parts[0], parts[1], table.weight.numpy()
+    each = table.varied.numpy()
+    parts = [[list(process[part]) for process in each] for part in (0, 1)]
+    return table.density.numpy(), parts[0], parts[1], table.weight.numpy()
 
 
 def numpy_loop(cost: UnbinnedCost) -> Callable[[Floats], tuple[float, Floats]]:

@@ -15,7 +15,7 @@ from scipy import stats
 
 import nuinfer as nu
 from nuinfer.likelihood import Coefficient, Mixture, NegativeDensity, Normal, Process
-from nuinfer.likelihood.interpolation import basis, code4, log_factor
+from nuinfer.likelihood.interpolation import basis, basis_slope, code4, code4_log_slope, log_factor
 
 Floats = NDArray[np.float64]
 REFERENCE = stats.norm(0, 2)
@@ -176,7 +176,7 @@ def test_weight_two_is_the_event_twice_and_blocks_do_not_matter(monkeypatch: pyt
     whole = model(data.with_weight(weight)).at(at)
     assert whole == pytest.approx(model(twice).at(at), abs=1e-9)
     assert model(data).at(at) != pytest.approx(whole, abs=1.0)
-    monkeypatch.setattr("nuinfer.likelihood.table._BLOCK_BYTES", 1)  # 64 events a block
+    monkeypatch.setattr("nuinfer.likelihood.table._BLOCK", 64)
     many = Mixture(processes(), reference)
     assert many(data.with_weight(weight)).at(at) == pytest.approx(whole, abs=1e-6)
 
@@ -227,6 +227,33 @@ def test_contributions_and_optimal_observable() -> None:
             down[name] -= 1e-5
             numeric = (model.log_rate(data, **up) - model.log_rate(data, **down)) / 2e-5
             np.testing.assert_allclose(model.optimal_observable(data, name, **at), numeric, atol=2e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["log", "code4"])
+def test_expected_events_sum_to_the_yields_and_to_the_asimov_weights(how: Any) -> None:
+    _, reference = samples(500)
+    parts = processes()
+    model = Mixture(parts, reference, interpolation=how)
+    weight = reference.weight / reference.weight.sum()
+    for at in points():
+        each = model.expected_events(reference, **at)
+        yields = model.yields(**at)
+        assert list(each) == list(yields) == ["S", "B", "other"]
+        for name, expected in yields.items():
+            assert each[name].sum() == pytest.approx(expected, rel=1e-6)
+        np.testing.assert_allclose(sum(each.values()), model.asimov(**at).table.weight, rtol=1e-9, atol=1e-12)
+        by_hand = weight[:, None] * densities(parts, reference, at, how)  # normalised, they are the yields' shares
+        for j, name in enumerate(parts):
+            np.testing.assert_allclose(each[name], by_hand[:, j] / by_hand[:, j].sum() * yields[name], rtol=2e-5)
+    away = points()[1]
+    plain = Mixture(parts, reference, interpolation=how, normalise="variations").expected_events(reference, **away)
+    mean = float(weight @ np.exp(ratio(0.5, 0.6)(reference)))
+    assert plain["S"].sum() == pytest.approx(model.yields(**away)["S"] * mean, rel=1e-6)
+    assert abs(mean - 1) > 1e-3
+    with pytest.raises(ValueError, match="reference: expected a positive total weight"):
+        model.expected_events(reference.with_weight(-np.abs(reference.weight)), **away)
+    with pytest.raises(TypeError, match="expected Events"):
+        model.expected_events(np.zeros(3), **away)  # type: ignore[arg-type]
 
 
 def test_interference_through_positive_samples() -> None:
@@ -282,6 +309,18 @@ def test_interpolation_meets_its_points_smoothly(how: Any) -> None:
     assert abs(log_factor(middle, down, up, "log") - torch.log(code4(middle, down, up))) > 1e-4
     p, q = basis(torch.tensor(0.5))
     assert (float(p), float(q)) == pytest.approx((0.5, (15 / 4 - 10 / 16 + 3 / 64) / 8))
+
+
+def test_closed_form_slopes_are_those_of_autograd() -> None:
+    rng = np.random.default_rng(2)
+    down, up = torch.from_numpy(rng.normal(0, 0.3, (2, 50)))
+    alpha = torch.linspace(-2.5, 2.5, 50, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(torch.log(code4(alpha, down, up)).sum(), alpha)
+    found = code4_log_slope(alpha.detach(), down, up)
+    np.testing.assert_allclose(found, slope, atol=1e-12)
+    assert abs(found - (up - down) / 2).max() > 0.1
+    for value, own in zip(basis(alpha), basis_slope(alpha.detach()), strict=True):
+        np.testing.assert_allclose(own, torch.autograd.grad(value.sum(), alpha)[0], atol=1e-12)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

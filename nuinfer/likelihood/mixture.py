@@ -221,6 +221,22 @@ class Mixture:
         share = (each / each.sum(1, keepdim=True)).numpy()
         return {name: share[:, j] for j, name in enumerate(self.processes)}
 
+    def expected_events(self, reference: Events, **values: float) -> dict[str, Floats]:
+        """By process, how many events (N,) each event of a sample of the reference density stands for.
+
+        w_i c_j s_ij g_ij / (Z_j sum w): over the mixture's own reference they sum to `yields` (with normalise
+        "variations" times the mean of the nominal ratio), over another sample up to its statistics, an interference
+        with its sign; over the processes, to the weights of the Asimov data.
+
+        Raises
+        ------
+        ValueError
+            for a sample without positive total weight.
+        """
+        each = self._each(self.table(reference), self._theta(values)).numpy()
+        each = each * (reference.weight / positive_total("reference", reference.weight))[:, None]
+        return {name: each[:, j] for j, name in enumerate(self.processes)}
+
     def scores(self, events: Events | Table, **values: float) -> Floats:
         """d log lambda(x) / d theta (N, T) at these parameters: the optimal observables of all of them.
 
@@ -232,10 +248,10 @@ class Mixture:
         with torch.no_grad():
             _, scale, alpha = self.scales(theta)
             each = table.densities(alpha)
-            total = each @ slopes
+            total = each.T @ slopes
             for k, name in enumerate(self.shapes):
-                total[:, self.names.index(name)] += (each * table.log_slope(alpha, k)) @ scale
-            return np.asarray((total / (each @ scale)[:, None]).numpy())
+                total[:, self.names.index(name)] += scale @ (each * table.log_slope(alpha, k))
+            return np.asarray((total / (scale @ each)[:, None]).numpy())
 
     def optimal_observable(self, events: Events, name: str, **values: float) -> Floats:
         """d log lambda(x) / d name (N,), at these parameters: the locally most powerful observable."""
@@ -280,19 +296,19 @@ class Mixture:
     # -- the parts -----------------------------------------------------------------------------------------------------
 
     def table(self, events: Events) -> Table:
-        """What a cost needs of events: log ratios (N, J), log variations, weights."""
+        """What a cost needs of events: log ratios (J, N), log variations, weights."""
         if not isinstance(events, Events):
             raise TypeError(f"Mixture: expected Events, found {type(events).__name__}; make them of your columns: "
                             f"nu.Events({{'x': x}})")  # fmt: skip
-        log_s = np.stack([evaluated(name, p.ratio, events) for name, p in self.processes.items()], 1)
-        size = (len(events), len(self.processes), 2, len(self.shapes))
+        log_s = np.stack([evaluated(name, p.ratio, events) for name, p in self.processes.items()])
+        size = (len(self.processes), 2, len(self.shapes), len(events))
         varied = np.zeros(size, self.precision)
         for j, (name, process) in enumerate(self.processes.items()):
             for k, shape in enumerate(self.shapes):
                 if shape in process.shapes:
                     low, high = (evaluated(f"{name}, {shape}", r, events) for r in process.shapes[shape])
                     pair = odd_even(low, high) if self.interpolation == "log" else (low, high)
-                    varied[:, j, 0, k], varied[:, j, 1, k] = pair
+                    varied[j, :, k] = pair
         return Table.of(log_s, varied, events.weight, events.id, self.interpolation, events.digest(), self._columns)
 
     @property
@@ -348,12 +364,12 @@ class Mixture:
 
     def _each(self, table: Table, theta: Tensor) -> Tensor:
         _, scale, alpha = self.scales(theta)
-        return table.densities(alpha) * scale
+        return (table.densities(alpha) * scale[:, None]).T
 
     @torch.no_grad()
     def _rate(self, table: Table, theta: Tensor) -> Tensor:
         _, scale, alpha = self.scales(theta)
-        found = torch.cat([scale.new_zeros(0), *(block.densities(alpha) @ scale for block in table.blocks())])
+        found = torch.cat([scale.new_zeros(0), *(scale @ block.densities(alpha) for block in table.blocks())])
         table.check_positive(found, self.names, theta)
         return found
 
