@@ -131,7 +131,8 @@ a { color: #1a5fb4 }
 """
 
 _SIGNS = (  # plain text of a terminal, as a page can set it
-    (re.compile(r"\b1e([+-]?\d+)\b"), r"10<sup>\1</sup>"),
+    (re.compile(r"(?<![\d.])1e\+?0*(-?)0*(\d+)\b"), r"10<sup>\1\2</sup>"),
+    (re.compile(r"(?<=\d)e\+?0*(-?)0*(\d+)\b"), r" × 10<sup>\1\2</sup>"),
     (re.compile(r"\^(-?\d+)"), r"<sup>\1</sup>"),
     (re.compile(r"\bchi2\b"), "χ<sup>2</sup>"),
     (re.compile(r"(?<=\d) x (?=\w)"), " × "),

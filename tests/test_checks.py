@@ -12,6 +12,7 @@ from scipy import stats
 
 import nuinfer as nu
 from nuinfer.likelihood import Mixture, Normal, Process, TwoPoint, report
+from nuinfer.likelihood.checks import _by_reference, _pull
 
 Floats = NDArray[np.float64]
 Log = Callable[[nu.Events], Floats]
@@ -109,6 +110,82 @@ def test_the_error_of_the_simulation_closure_is_its_spread() -> None:
     values = np.array(pulls)
     assert np.all(np.abs(values.mean(0)) < 4 / np.sqrt(len(values)))
     assert np.all(np.abs(values.std(0) - 1) < 4 / np.sqrt(2 * len(values)))
+
+
+SMEARED = 0.4
+PARTON = {name: stats.norm(d.mean(), np.sqrt(d.var() - SMEARED**2)) for name, d in
+          (("S", S), ("B", B), ("reference", REFERENCE))}  # fmt: skip
+
+
+def weighted(seed: int, n: int) -> dict[str, nu.Events]:
+    """One sample, and signal and background as weights of its events, known before a detector blurs them."""
+    rng = np.random.default_rng(seed)
+    z = PARTON["reference"].rvs(n, random_state=rng)
+    events = nu.Events({"x": z + rng.normal(0, SMEARED, n)}, weight=rng.choice([1.0, 1.0, 1.0, -0.3], n))
+    factor = {name: np.exp(PARTON[name].logpdf(z) - PARTON["reference"].logpdf(z)) for name in "SB"}
+    return {"reference": events, **{name: events.with_weight(events.weight * f) for name, f in factor.items()}}
+
+
+def closures(found: dict[str, nu.Events], mixture: Mixture) -> Floats:
+    """Bias and error of each parameter but the rate (P, 2)."""
+    checks = report(mixture, found["reference"], {name: found[name] for name in "SB"}, at=AT, constraints=CONSTRAINTS)
+    return np.array([(c.value, c.error) for c in checks.checks
+                     if c.kind == "simulation closure" and c.subject != "rate"])  # fmt: skip
+
+
+def test_weights_of_the_same_events_fluctuate_together() -> None:
+    """Over 20 samples the bias has the spread that each states; taken for independent samples it would not."""
+    found = [weighted(200 + seed, 1500) for seed in range(20)]
+    every = np.array([closures(one, model(one["reference"])) for one in found])
+    pulls = every[..., 0] / every[..., 1]
+    assert np.all(np.abs(pulls.mean(0)) < 4 / np.sqrt(len(pulls)))
+    assert np.all(np.abs(pulls.std(0) - 1) < 4 / np.sqrt(2 * len(pulls)))
+    renamed = {  # the same weights, on events that are said to be others
+        name: nu.Events({"x": events["x"]}, weight=events.weight, id=np.arange(len(events)) + 10_000 * k)
+        for k, (name, events) in enumerate(found[0].items())
+    }
+    alone = closures(renamed, model(renamed["reference"]))
+    np.testing.assert_allclose(alone[:, 0], every[0, :, 0])
+    assert np.all(alone[:, 1] > 2 * every[0, :, 1])
+    assert np.all(alone[:, 1] > 2 * every[..., 0].std(0))
+    notes = ["samples or reference share events" in str(checked_plain(one)) for one in (found[0], renamed)]
+    assert notes == [True, False]
+
+
+def checked_plain(found: dict[str, nu.Events]) -> nu.likelihood.Report:
+    return report(model(found["reference"]), found["reference"], {name: found[name] for name in "SB"}, at=AT,
+                  constraints=CONSTRAINTS)  # fmt: skip
+
+
+def test_biases_that_independent_samples_would_hide_are_seen_in_weighted_ones() -> None:
+    """A signal 20% too wide: 3,000 events weighted show its bias of mu."""
+    found = weighted(5, 3000)
+    wide = log_ratio(stats.norm(0.8, 0.84), REFERENCE)
+    mixture = model(found["reference"], s=wide)
+    answer = report(mixture, found["reference"], {name: found[name] for name in "SB"}, at=AT, constraints=CONSTRAINTS)
+    assert "simulation closure of mu" in {f"{check.kind} of {check.subject}" for check in answer.failed}
+    assert not checked_plain(found).failed
+
+
+@pytest.mark.parametrize("interpolation", ["log", "code4"])
+@pytest.mark.parametrize("normalise", ["densities", "variations"])
+def test_changes_with_a_reference_event_are_finite_differences(interpolation: Any, normalise: Any) -> None:
+    found = simulation(4, n=300)
+    mixture = Mixture(model(found["reference"]).processes, found["reference"], interpolation=interpolation,
+                      normalise=normalise, precision="float64")  # fmt: skip
+    at, own = {"mu": 1.4, "tilt": 0.6, "rate": -0.3}, mixture.reference
+    table = mixture.table(found["data"])
+    changes = _by_reference(mixture, table, at)
+
+    def pull(row: int, factor: float) -> Floats:
+        weight = own.weight.clone()
+        weight[row] *= factor
+        return _pull(mixture.with_reference(own.weighted(weight)), table, at)
+
+    for row in (0, 7, 123):
+        numeric = (pull(row, 1 + 1e-5) - pull(row, 1 - 1e-5)) / 2e-5
+        np.testing.assert_allclose(changes[row], numeric, atol=1e-6 * np.abs(changes).max())
+    assert np.abs(changes).max() > 1e-3
 
 
 def test_data_of_another_model_are_told_from_the_mixture() -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import nuinfer as nu
+from analyses.interference import checks
 from analyses.interference.coverage import Study, study
 from analyses.interference.models import Exact, Learning, Target, constraint, exact_ratios, learn, mixture, targets
 from analyses.interference.simulation import COEFFICIENTS, FRACTIONS, SAMPLES, Simulation
 from nuinfer import intervals
-from nuinfer.likelihood import Mixture, Process
+from nuinfer.likelihood import Check, Mixture, Process, Report
 from nuinfer.simulators import Interference
 
 SMALL = Simulation(problem=Interference(dim=2), events=12_000, seed=3)
@@ -127,6 +128,27 @@ def test_numbers_of_a_study_of_a_known_distribution() -> None:
     assert str(found.table()).count("\n") == 4
 
 
+def test_a_report_as_tables_text_and_numbers() -> None:
+    bad = Check("simulation closure", "mu", -0.3, 0.06, 0.0, 1.1e-6, True)
+    good = Check("simulation closure", "signal", 0.01, 0.05, 0.0, 0.8)
+    found = Report((bad, good, Check("mean ratio", "S", 1.0004, 0.001, 1.0, 0.7)), 0.01, ("samples share events",))
+    assert checks.table(found).rows == [
+        ["simulation closure", "2", "1", "mu", "-0.3 +- 0.06", "0", "1.1 x 10^-6"],
+        ["mean ratio", "1", "0", "S", "1 +- 0.001", "1", "0.7"],
+    ]
+    text = checks.words(found)
+    assert text.startswith("1 of 3 checks FAILED")
+    assert "signal" not in text
+    assert text.endswith("samples share events")
+    page = checks.verdict(found).html()
+    assert "p = 1.1 × 10<sup>−6</sup>" in page
+    assert "look at the checks of the ratios" in page
+    numbers = checks.numbers(found)
+    assert numbers["checks.failed"]["value"] == 1
+    assert numbers["checks.simulation closure.mu"] == {
+        "value": -0.3, "uncertainty": 0.06, "truth": 0.0, "published": None}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
     """A mixture learned from 12,000 events in two dimensions."""
@@ -217,6 +239,19 @@ def test_a_small_run_of_the_whole_analysis(root: Path, tmp_path: Path) -> None:
     assert width["NSBI"] == pytest.approx(width["exact"], rel=0.15)
     assert width["histogram"] > 1.05 * width["exact"]
     assert width["NSBI without nuisances"] < 0.95 * width["NSBI"]
+    parts = {name: numbers[f"NSBI.uncertainty.{name}"]["value"] for name in ("statistical", "norms", "shapes", "total")}
+    assert parts["total"] == pytest.approx(width["NSBI"], rel=1e-3)
+    # the error without nuisances, but where these are held at their best values and not at nominal ones
+    assert parts["statistical"] == pytest.approx(width["NSBI without nuisances"], rel=0.1)
+    assert 0 < min(parts["norms"], parts["shapes"]) < max(parts["norms"], parts["shapes"]) < parts["total"]
+    assert numbers["checks.number"]["value"] == 61
+    for name in ("mean ratio.S", "reliability.SBI", "variation.B, hardness = -1", "Asimov closure.mu",
+                 "simulation closure.mu", "two-sample test.data and fitted mixture"):  # fmt: skip
+        assert f"checks.{name}" in numbers
+    assert "samples or reference share events" in run.stdout
+    # the errors are those of weightings of the same events: independent samples would give mu to half of its error
+    assert numbers["checks.simulation closure.mu"]["uncertainty"] < 0.15
     page = (tmp_path / "index.html").read_text()
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
+    assert "samples or reference share events" in page
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 5
     assert "http" not in page

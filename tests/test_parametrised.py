@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 from torch import Tensor, nn
 
-from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, losses, nets, train
+from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, losses, metrics, nets, train
 from nuinfer.features import Batch
 from nuinfer.ratio import (
     ClassRatio,
     LocalScore,
     ParametrisedRatio,
+    TwoSample,
     fit_class_ratio,
     fit_parametrised_ratio,
     fit_ratio,
@@ -35,7 +36,7 @@ from nuinfer.ratio import (
 from nuinfer.ratio.classes import _temperature
 from nuinfer.ratio.draws import Design, Pairing, Reweighting
 from nuinfer.ratio.gold import check_joint_ratio, kolmogorov_smirnov
-from nuinfer.ratio.learned import network_outputs
+from nuinfer.ratio.learned import Reordered, network_outputs
 from nuinfer.ratio.parameters import Parameters, with_gradient
 from nuinfer.resample import Resample
 from nuinfer.simulators import LinearGaussian
@@ -752,6 +753,256 @@ def test_calibrated_ratios_have_no_gradient() -> None:
             call()
 
 
+# -- is it good? ------------------------------------------------------------------------------------------------------
+
+
+class ExactRatio(ParametrisedRatio):
+    """The toy's own log ratio, to theta = 0 or to the marginal; ``slope`` 1 is right."""
+
+    slope = 1.0
+
+    def log(self, events: Events, theta: Any) -> Floats:
+        x, t = events["x"], self.parameters.read(theta, len(events))[:, 0]
+        if self.reference == "marginal":
+            marginal = (special.ndtr((x + 1.5) / np.sqrt(2)) - special.ndtr((x - 1.5) / np.sqrt(2))) / 3
+            return np.asarray(stats.norm.logpdf(x, t, np.sqrt(2)) - np.log(marginal))
+        return np.asarray(self.slope * x * t / 2 - t**2 / 4)
+
+
+class SteepRatio(ExactRatio):
+    slope = 1.6
+
+
+def with_signs(events: Events, seed: int) -> Events:
+    """A tenth of the weights negative, whatever x and theta."""
+    return events.with_weight(np.where(np.random.default_rng([seed, 7]).random(len(events)) < 0.1, -1.0, 1.2))
+
+
+def reports(kind: str, cls: type[ExactRatio], count: int) -> list[Any]:
+    """Reports of independent samples on a ratio that was not fitted."""
+    reference: dict[str, Any] = {"samples": "sample", "signed": "sample", "weights": {"theta": 0.0}}
+    ratio = cls(**{**vars(make_ratio()), "reference": reference.get(kind, "marginal")})
+    found = []
+    for s in range(100, 100 + count):
+        one, zero = latent(1500, s), latent(1500, s, reference=True)
+        if kind == "signed":
+            one, zero = with_signs(one, s), with_signs(zero, s + 1000)
+        if kind.startswith("weights"):
+            found.append(ratio.report(broad(3000, s), weight=weight, prior=BOX, seed=s))
+        else:
+            found.append(ratio.report(one, None if kind == "marginal" else zero, seed=s))
+    return found
+
+
+@pytest.fixture
+def no_two_sample_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their trainings, for many of them."""
+    same = TwoSample(metrics.Score(0.5, 1.0), metrics.Score(0.5, 1.0))
+    monkeypatch.setattr("nuinfer.ratio.density_ratio.two_sample_test", lambda *a, **k: same)
+
+
+@pytest.mark.parametrize("kind", ["samples", "signed", "marginal", "weights", "weights, marginal"])
+def test_the_exact_ratio_passes_its_report(kind: str, no_two_sample_test: None) -> None:
+    """600 pulls of reliability: 10 bins of two normalised samples have 9 degrees of freedom, a width of 0.95."""
+    found = reports(kind, ExactRatio, 15)
+    pulls = np.concatenate([r.pulls for r in found])
+    assert len(pulls) == 15 * 4 * 10
+    assert abs(pulls.mean()) < 4 / np.sqrt(600)
+    assert pulls.std() == pytest.approx(np.sqrt(0.9), abs=4 / np.sqrt(2 * 600))
+    # the mean ratios of one report share their events; its weights fluctuate, so that errors of the tails are small
+    means = np.array([[region.mean_ratio_pull for region in r.regions] for r in found])
+    assert np.abs(means.mean(0)).max() < 4 * 1.2 / np.sqrt(15)
+    assert 0.3 < means.std() < 1.5
+
+
+def test_a_ratio_that_is_too_steep_fails_its_report(no_two_sample_test: None) -> None:
+    """Where theta is far from the reference, log r is wrong by 0.6 x theta / 2."""
+    for report in reports("samples", SteepRatio, 3):
+        chi2 = [float(np.sum(region.reliability.pulls**2)) for region in report.regions]
+        assert chi2[0] + chi2[-1] > 20 + 5 * np.sqrt(40)
+        assert max(abs(region.mean_ratio_pull) for region in report.regions) > 2.5
+
+
+def test_regions_of_theta_and_the_text_of_a_report() -> None:
+    ratio = ExactRatio(**vars(make_ratio()))
+    one, zero = latent(2000, 5), latent(2000, 5, reference=True)
+    report = ratio.report(one, zero, regions=3, bins=5)
+    assert len(report.regions) == 3
+    theta = np.concatenate([[r.low[0], r.high[0]] for r in report.regions])
+    assert (np.diff(theta) > 0).all()
+    assert (theta[0], theta[-1]) == (one["theta"].min(), one["theta"].max())
+    inside = [(one["theta"] >= r.low[0]) & (one["theta"] <= r.high[0]) for r in report.regions]
+    assert sum(i.sum() for i in inside) == 2000
+    for region, mine in zip(report.regions, inside, strict=True):
+        np.testing.assert_allclose(region.theta, np.median(one["theta"][mine]))
+        r = np.exp(zero["x"] * region.theta / 2 - region.theta**2 / 4)
+        assert region.mean_ratio == pytest.approx(r.mean())
+        assert region.mean_ratio_error == pytest.approx(r.std() / np.sqrt(2000))
+    assert abs(report.overall.two_sample.z) < 4  # of x and theta, out of fold
+    assert report.overall.two_sample_before.z > 4
+    text = str(report)
+    for part in ("theta in [-1.", "  reliability: chi2 = ", "  mean ratio E_ref[r] = ", "  two-sample test: AUC"):
+        assert part in text
+    grid = one.with_columns(theta=np.round(one["theta"]))  # a grid of three values has three regions
+    assert [r.theta[0] for r in ratio.report(grid, zero, regions=9).regions] == [-1.0, 0.0, 1.0]
+
+
+def test_the_two_sample_test_of_a_report_sees_theta() -> None:
+    """x alone has no difference: r depends on the product of x and theta."""
+    flat = ExactRatio(**{**vars(make_ratio()), "reference": "marginal"})
+    flat = type("Flat", (ExactRatio,), {"log": lambda self, events, theta: np.zeros(len(events))})(**vars(flat))
+    report = flat.report(latent(3000, 5))
+    assert report.overall.two_sample.z > 4
+    assert np.abs(report.pulls).max() < 6  # with every r = 1 there is one bin, and its fraction is right
+
+
+def test_a_fitted_ratio_passes_and_one_of_shuffled_theta_does_not() -> None:
+    one, zero = latent(1000, 71), latent(1000, 71, reference=True)
+    good, bad = (ratio.report(one, zero) for ratio in (fitted("alices"), shuffled()))
+    assert np.sum(good.pulls**2) < 40 + 5 * np.sqrt(80)
+    assert abs(good.overall.two_sample.z) < 4
+    assert bad.overall.two_sample.z > 4
+    assert fit_two_parameters().report(*two_parameters(1500, 9), regions=4).regions[0].low.shape == (2,)
+
+
+def two_parameters(n: int, seed: int) -> tuple[Events, Events]:
+    problem = LinearGaussian([[1.0, 0.5], [0.0, 1.0]], noise=1.5)
+    return problem.simulate(n, seed), problem.sample_at([0.0, 0.0], n, seed + 1)
+
+
+def fit_two_parameters() -> ParametrisedRatio:
+    one, zero = two_parameters(300, 1)
+    return fit_parametrised_ratio(
+        one, ["theta0", "theta1"], ["x0", "x1"], reference=zero, network=SMALL, training=SHORT, seed=1, progress=False
+    )
+
+
+def test_reports_refuse_what_they_cannot_judge() -> None:
+    ratio, one = make_ratio(), latent(100, 1)
+    with pytest.raises(ValueError, match="report: expected events of the reference too"):
+        ratio.report(one)
+    with pytest.raises(ValueError, match="weight and prior: expected both or neither"):
+        ratio.report(broad(100, 1), weight=weight)
+    with pytest.raises(ValueError, match="weight: expected none for a ratio to a sample of events, found a function"):
+        ratio.report(broad(100, 1), weight=weight, prior=BOX)
+    with pytest.raises(ValueError, match="reference: expected none beside weight=, which gives it, found Events"):
+        ratio.report(broad(100, 1), one, weight=weight, prior=BOX)
+    with pytest.raises(ValueError, match="regions: expected at least 1, found 0"):
+        ratio.report(one, one, regions=0)
+    with pytest.raises(KeyError, match="no column 'theta'"):
+        ratio.report(broad(100, 1), one)
+    with pytest.raises(KeyError, match="no sample of the class 'mid'"):
+        make_classes().report({"low": LINE, "high": LINE})
+    with pytest.raises(KeyError, match="no class 'extra'"):
+        make_classes().report({**gaussians(), "extra": LINE})
+    with pytest.raises(ValueError, match=r"expected joint_score=.*or weight=.*found neither"):
+        make_score().report(one)
+    with pytest.raises(ValueError, match="bins: expected at least 1, found 0"):
+        make_score().report(one, joint_score=["t"], bins=0)
+
+
+class ExactScore(LocalScore):
+    slope, offset = 1.0, 0.0
+
+    def score(self, events: Events) -> Floats:
+        return np.asarray(self.slope * events["x"][:, None] / 2 + self.offset)
+
+
+def test_the_exact_score_passes_its_report_and_others_do_not() -> None:
+    """E[z | x] = x / 2, in 10 bins of 40 samples; a slope of 1.3 is seen in the tails, an offset in the mean."""
+    exact = ExactScore(**vars(make_score()))
+    found = [exact.report(latent(1500, s, reference=True), joint_score=["z"]) for s in range(40)]
+    pulls = np.concatenate([r.curves["theta"].pulls for r in found])
+    assert abs(pulls.mean()) < 4 / np.sqrt(400)
+    assert pulls.std() == pytest.approx(1, abs=4 / np.sqrt(800))
+    means = np.array([r.mean[0] / r.mean_error[0] for r in found])
+    assert means.std() == pytest.approx(1, abs=4 / np.sqrt(80))
+    assert abs(means.mean()) < 4 / np.sqrt(40)
+    information = np.array([r.information[0, 0] for r in found])
+    assert information.mean() == pytest.approx(0.5, abs=4 * information.std() / np.sqrt(40))
+    by_weight = exact.report(broad(3000, 3), weight=weight)
+    assert np.sum(by_weight.curves["theta"].pulls ** 2) < 10 + 5 * np.sqrt(20)
+    for part in (
+        "theta:\n  joint score in bins of the learned one: chi2 = ",
+        "(exact: 0)",
+        "information of one event = ",
+    ):
+        assert part in str(by_weight)
+    for name, value in (("slope", 1.3), ("offset", 0.1)):
+        wrong = type("Wrong", (ExactScore,), {name: value})(**vars(exact))
+        report = wrong.report(latent(3000, 1, reference=True), joint_score=["z"])
+        assert np.sum(report.curves["theta"].pulls ** 2) > 10 + 5 * np.sqrt(20)
+        assert (abs(report.mean[0]) > 4 * report.mean_error[0]) == (name == "offset")
+
+
+class ExactClasses(ClassRatio):
+    mean = 0.0
+
+    def log_ratios(self, events: Events) -> Floats:
+        return np.asarray(np.log(posterior(events["x"] + self.mean)) - np.log(PI))
+
+
+def test_exact_probabilities_pass_their_report_and_others_do_not() -> None:
+    """Whatever the totals of the samples that judge; events of a detector that is shifted by 0.2 fail."""
+    exact = ExactClasses(**vars(fit_classes(training=Training(epochs=1))))
+    samples = [gaussians(seed, (800, 800, 800)) for seed in range(20)]
+    found = [exact.report({k: e.with_weight(3.0) if k == "low" else e for k, e in s.items()}) for s in samples]
+    pulls = np.array([r.pulls for r in found])
+    assert pulls.shape == (20, 30)
+    assert abs(pulls.mean()) < 4 / np.sqrt(600)
+    # the curves of three classes share events: 200 pulls are independent
+    assert pulls.std() == pytest.approx(np.sqrt(0.9), abs=4 / np.sqrt(2 * 200))
+    means = np.array([(r.mean_ratio - 1) / r.mean_ratio_error for r in found])
+    assert means.std() == pytest.approx(1, abs=4 / np.sqrt(2 * 20))
+    shifted = type("Shifted", (ExactClasses,), {"mean": 0.2})(**vars(exact))
+    report = shifted.report(gaussians(50, (2000, 2000, 2000)))
+    assert np.sum(report.pulls**2) > 30 + 5 * np.sqrt(60 * 3)
+    assert np.abs((report.mean_ratio - 1) / report.mean_ratio_error).max() > 4
+    assert str(report).startswith("low: mean ratio ")
+    assert "(exact: 1); reliability: chi2 = " in str(report)
+
+
+# -- samples larger than memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bce", "alices", "weights", "score", "classes"])
+def test_features_mapped_from_files_give_as_good_an_answer(kind: str, tmp_path: Path) -> None:
+    """Rows, weights, theta and targets are shuffled alike: were one of them not, nothing would be learned."""
+    cache, ensemble = tmp_path / "cache", {"members": 2, "folds": 2}
+    if kind == "score":
+        at = latent(N, 1, reference=True)
+        options: dict[str, Any] = {"reference": [0.0], "joint_score": ["z"], "network": SMALL, "training": TRAIN,
+                                   "seed": 1, "progress": False, "cache": cache}  # fmt: skip
+        local = fit_score(at, ["theta"], ["x"], **options, **ensemble)
+        assert rms(local.score(LINE)[:, 0], LINE["x"] / 2) < 3 * np.sqrt(0.5 * 10 / N)
+        assert local.information[0, 0] == pytest.approx(0.5, abs=0.065)
+        held = fit_score(at, ["theta"], ["x"], **options)
+        assert held.information[0, 0] == pytest.approx(0.5, abs=4 * 0.9 / np.sqrt(0.2 * N))  # sd(z x / 2) = 0.87
+    elif kind == "classes":
+        classes = fit_classes(cache=cache, **ensemble)
+        assert rms(classes.probabilities(LINE), posterior(LINE["x"])) < 2 * np.sqrt(10 * 0.25 / 7000)
+    else:
+        training = Training(epochs=8, batch=256, learning_rate=1e-2)
+        make = functools.partial(fit_weighted, training=training) if kind == "weights" else functools.partial(fit, kind)
+        assert cost(make(cache=cache, validation=0.1, **ensemble).log(TEST, AT)) < 60
+    assert list(cache.iterdir())
+
+
+def test_a_reordered_draw_draws_the_same_for_the_same_event() -> None:
+    rng = np.random.default_rng(1)
+    theta = rng.normal(size=(40, 1))
+    draw = Pairing(theta, np.arange(40) >= 25, np.ones(25), np.arange(25), rng.normal(size=(40, 2)), Resample(seed=1))
+    order = rng.permutation(40)
+    rows, networks = torch.arange(40)[None, None], np.arange(1)
+    plain, moved = draw(torch.from_numpy(order)[None, None], networks, 3), Reordered(draw, order)(rows, networks, 3)
+    for one, other in zip((plain.columns, *plain.factors, *plain.targets),
+                          (moved.columns, *moved.factors, *moved.targets), strict=True):  # fmt: skip
+        assert torch.equal(one, other)
+    assert not torch.equal(plain.columns, draw(rows, networks, 3).columns)
+    assert Reordered(draw, order).describe() != Reordered(draw, order[::-1].copy()).describe()
+    assert Reordered.of(draw, None) is draw
+
+
 # -- what the loop is given --------------------------------------------------------------------------------------------
 
 
@@ -951,6 +1202,28 @@ def test_a_checkpoint_is_resumed(make: Any, tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(make(checkpoint=path, **options).log(TEST, AT), whole.log(TEST, AT))
     with pytest.raises(ValueError, match="belongs to another configuration"):
         make(checkpoint=path, **{**options, "training": Training(epochs=4, batch=256)})
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_checkpoint_of_mapped_rows_is_resumed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, answer = ANSWERS[kind]
+    options = {"cache": tmp_path / "cache", "folds": 2, "checkpoint": tmp_path / "c.safetensors"}
+    whole = answer(make(**{**options, "checkpoint": None}))
+    with monkeypatch.context() as patch:
+        real, calls = train._Loop._validate, []
+
+        def dying(loop: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(loop)
+
+        patch.setattr(train._Loop, "_validate", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(**options)
+    np.testing.assert_array_equal(answer(make(**options)), whole)
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        make(**{**options, "cache": None})  # rows in another order
 
 
 def test_no_events_have_no_answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -24,8 +25,19 @@ from scipy import stats
 from test_plots import drawn, legend, points, steps, texts
 
 from nuinfer import Events, intervals, plots
-from nuinfer.intervals import Contour, Coverage, Impacts, LikelihoodRatio, LocalCoverage, Neyman, Profile, UpperLimit
-from nuinfer.likelihood import Mixture, Normal, Process, TwoPoint
+from nuinfer.intervals import (
+    Contour,
+    Coverage,
+    Impacts,
+    LikelihoodRatio,
+    LimitCurve,
+    LocalCoverage,
+    Neyman,
+    Profile,
+    UpperLimit,
+    limit_curve,
+)
+from nuinfer.likelihood import Binned, Mixture, Normal, Poisson, Process, TwoPoint
 
 Floats = NDArray[np.float64]
 
@@ -142,11 +154,56 @@ THREE = {
     "histogram": functools.partial(profiled, 1.2, 0.5),
 }
 
+
+@functools.cache
+def curved(seen: float = 22.0, method: Any = "cls") -> LimitCurve:
+    """A count of signal 2 mu over a background of 20, with a normal error of 5: mu to 2.5, without a nuisance."""
+    count = Binned(lambda theta: 2 * theta + 20, [seen], "gaussian", parameters=["mu"], variance=[25.0])
+    return limit_curve(count, "mu", method=method, start={"mu": 1.0})
+
+
+COVARIANCE = 0.3 * np.eye(5)
+COVARIANCE[0, 1:] = COVARIANCE[1:, 0] = [0.1, -0.05, 0.12, 0.04]
+
+
+@functools.cache
+def grouped(correlated: float = 0.0, groups: tuple[tuple[str, ...], ...] = (("a", "b"), ("c", "d"))) -> Impacts:
+    """Two groups of two nuisances in a Gaussian measurement."""
+    names, covariance = ["mu", "a", "b", "c", "d"], COVARIANCE.copy()
+    covariance[1, 3] = covariance[3, 1] = correlated
+    cost = Normal(names, [1.0, 0.1, 0.2, -0.1, 0.3], covariance=covariance)
+    for name in names[1:]:
+        cost = cost + Normal(name)
+    return intervals.impacts(cost, "mu", groups=dict(zip(("norms", "shapes"), groups, strict=False)))
+
+
+@functools.cache
+def lopsided(count: float) -> Profile:
+    """Of a Poisson count whose mean is the count times mu: its errors differ."""
+    return intervals.profile(Poisson("mu", count, count), "mu", points=15, start={"mu": 1.0})
+
+
+LONG = (
+    "exact likelihood, all nuisances", "exact ratios, interpolated shapes", "NSBI, two members of two folds",
+    "histogram of log S/B, twelve bins", "a fifth answer, whose name is longer than the others", "sixth",
+)  # fmt: skip
+
+
+def long_labels(number: int) -> Axes:
+    curves = {name: profiled(1 + 0.05 * k, 0.3) for k, name in enumerate(LONG[:number])}
+    return plots.profile(curves, stat_only={LONG[0]: profiled(1.0, 0.2)}, truth=0.9, label=r"$\mu$")
+
+
 FIGURES = {
     "profile": lambda: plots.profile(profiled(), truth=0.9),
     "profile, several": lambda: plots.profile(
         {name: make() for name, make in THREE.items()},
         stat_only={"NSBI": profiled(0.9, 0.25)}, truth=0.9, label=r"signal strength $\mu$",
+    ),
+    **{f"profile, {n} long labels": functools.partial(long_labels, n) for n in (1, 2, 4, 6)},
+    "profile, asymmetric": lambda: plots.profile(
+        {name: lopsided(n) for name, n in (("exact", 6.0), ("NSBI", 7.0), ("histogram", 8.0))},
+        stat_only={"NSBI": lopsided(9.0)}, truth=1.0,
     ),
     "contour": lambda: plots.contour(contoured(), labels={"mu": r"$\mu$", "a": r"$\Delta m^2$ (eV$^2$)"}),
     "contour, several": lambda: plots.contour(
@@ -162,6 +219,9 @@ FIGURES = {
     "impacts": lambda: plots.impacts(pulled(), labels={"mu": r"$\mu$"})[0],
     "impacts of 30": lambda: plots.impacts(many())[0],
     "limit": lambda: plots.limit(BY_MASS, xlabel=r"$m_X$ (GeV)", label=r"$\mu$", reference=1.0, scale="log"),
+    "limit curve": lambda: plots.limit_curve(curved(), label=r"$\mu$", reference=1.0),
+    "limit curve, logarithmic": lambda: plots.limit_curve(curved(), label=r"$\mu$", scale="log"),
+    "breakdown": lambda: plots.breakdown(grouped(), labels={"mu": r"$\mu$"}),
     "limit in rows": lambda: plots.limit(BY_CHANNEL, label=r"$\mu$", reference=1.0),
 }  # fmt: skip
 
@@ -211,7 +271,7 @@ def test_look_outlasts_the_style_block(name: str) -> None:
         assert text.get_fontsize() >= 9.5  # 6.5 points in a column of 3.4 inches
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if not re.match("coverage|impacts", name)])
+@pytest.mark.parametrize("name", [name for name in FIGURES if not re.match("coverage|impacts|breakdown", name)])
 def test_legend_is_above_everything_drawn(name: str) -> None:
     ax = shown(name)
     lower = ax.get_legend().get_window_extent().y0
@@ -263,6 +323,24 @@ def test_profile_overlays_answers_and_dashes_those_without_nuisances() -> None:
         "exact: 1.00 ± 0.30 (68%)", "NSBI: 0.90 ± 0.31 (68%)", "histogram: 1.20 ± 0.50 (68%)",
         "nuisances fixed", "truth",
     ]  # fmt: skip
+
+
+def test_long_labels_keep_the_panel_and_short_ones_two_columns() -> None:
+    """The panel of many long labels is as wide as that of one short one, and as high below the legend."""
+    plain = shown("profile").get_window_extent()
+    for number in (1, 2, 4, 6):
+        ax = shown(f"profile, {number} long labels")
+        box, key = ax.get_window_extent(), ax.get_legend().get_window_extent()  # type: ignore[union-attr]
+        assert abs(box.width - plain.width) < 0.05 * plain.width
+        assert box.x0 < key.x0 < key.x1 < box.x1
+        assert key.y0 - box.y0 > 0.5 * plain.height
+        joined = [text.replace("\n", " ") for text in legend(ax)[:number]]
+        assert joined == [f"{name}: {1 + 0.05 * k:.2f} ± 0.30 (68%)" for k, name in enumerate(LONG[:number])]
+    left = {text.get_window_extent().x0 for text in shown("profile, several").get_legend().get_texts()}  # type: ignore[union-attr]
+    assert len(left) == 2
+    given = Figure(figsize=(5, 6), layout="constrained").subplots()
+    plots.profile(dict.fromkeys(LONG, profiled()), ax=given)
+    assert given.figure.get_figheight() == 6  # type: ignore[union-attr]
 
 
 def test_profile_of_other_levels() -> None:
@@ -627,6 +705,103 @@ def test_limits_on_a_logarithmic_axis_have_to_be_positive() -> None:
         plots.limit({"a": limited(-1.0)}, scale="log")
 
 
+@pytest.mark.parametrize("seen", [10.0, 22.0, 30.0])
+@pytest.mark.parametrize("method", ["cls", "clsb"])
+def test_the_curve_of_a_gaussian_count_has_its_closed_form(seen: float, method: str) -> None:
+    """x = (n - 20) / 2 with error 2.5: CL_s+b = Phi((x - mu) / 2.5), 1/2 for mu below x; over CL_b = Phi(x / 2.5)."""
+    found, phi = curved(seen, method), stats.norm.cdf
+    mu, x, sd = found.values, (seen - 20) / 2, 2.5
+    above, below = phi((np.minimum(x, mu) - mu) / sd), phi(np.minimum(x, mu) / sd)
+    exact = above / (below if method == "cls" else 1)
+    exact[0] = 1.0 if method == "cls" else 0.5  # nothing is below the null: q~ is 0 there whatever is seen
+    assert_allclose(found.observed, exact, atol=1e-4)
+    for column, n in zip(found.expected.T, range(-2, 3), strict=True):
+        assert_allclose(column, phi(n - mu / sd) / (phi(n) if method == "cls" else 1), atol=1e-4)
+    assert (len(mu), mu[0]) == (40, 0)
+    assert mu[-1] > max(found.limit.observed, found.limit.expected[-1])
+    plain = intervals.upper_limit(
+        Binned(lambda theta: 2 * theta + 20, [seen], "gaussian", parameters=["mu"], variance=[25.0]), "mu",
+        method=method, start={"mu": 1.0},  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert (found.limit.observed, *found.limit.expected) == (plain.observed, *plain.expected)
+    if method == "cls":  # the median experiment, and one that saw less than nothing: CL_s+b excludes what CL_s does not
+        assert np.all(found.observed >= above - 1e-9)
+        assert found.observed[0] == pytest.approx(1)
+    assert "LimitCurve(40 values from 0 to" in repr(found)
+
+
+def test_limit_curve_refuses() -> None:
+    cost = Normal("mu", 0.2)
+    for values in ([1.0], [0.0, 0.0], [-0.5, 1.0], [2.0, 1.0], [[0.0, 1.0]]):
+        with pytest.raises(ValueError, match="values: expected at least 2 rising numbers from 0 to inf"):
+            limit_curve(cost, "mu", values)
+    with pytest.raises(ValueError, match="points: expected at least 2, found 1"):
+        limit_curve(cost, "mu", points=1)
+    with pytest.raises(ValueError, match="expected 'cls' or 'clsb'"):
+        limit_curve(cost, "mu", method="CLs")  # type: ignore[arg-type]
+    found = limit_curve(cost, "mu", [0.0, 60.0])
+    with pytest.raises(ValueError, match="CL above 0"):
+        plots.limit_curve(found, scale="log")
+
+
+def test_limit_curves_are_drawn_with_their_limit() -> None:
+    found, ax = curved(), shown("limit curve")
+    assert_array_equal(ax.lines[0].get_ydata(), found.observed)
+    assert_array_equal(ax.lines[1].get_ydata(), found.expected[:, 2])
+    assert_array_equal(ax.lines[0].get_xdata(), found.values)
+    for band, (low, high) in zip(ax.collections, ((1, 3), (0, 4)), strict=False):
+        corners = {tuple(corner) for corner in np.asarray(band.get_paths()[0].vertices).round(9).tolist()}
+        for column in (low, high):
+            assert {(round(x, 9), round(y, 9)) for x, y in zip(found.values, found.expected[:, column], strict=True)
+                    } <= corners  # fmt: skip
+    marked = next(line for line in ax.lines if line.get_marker() == "o")
+    assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (found.limit.observed, pytest.approx(0.05))  # type: ignore[index]
+    assert np.interp(found.limit.observed, found.values, found.observed) == pytest.approx(0.05, abs=2e-3)
+    assert ax.get_ylabel() == "$CL_{s}$"
+    assert plots.limit_curve(curved(method="clsb")).get_ylabel() == "$CL_{s+b}$"
+
+
+# -- uncertainties by groups -------------------------------------------------------------------------------------------
+
+
+def group_sizes(correlated: float, groups: tuple[tuple[str, ...], ...]) -> list[float]:
+    """Statistical, by group, in quadrature, total: from inverses of the information alone."""
+    names, covariance = ["mu", "a", "b", "c", "d"], COVARIANCE.copy()
+    covariance[1, 3] = covariance[3, 1] = correlated
+    information = np.linalg.inv(covariance) + np.diag([0.0, 1, 1, 1, 1])
+
+    def error(held: tuple[str, ...]) -> float:
+        kept = [k for k, name in enumerate(names) if name not in held]
+        return float(np.sqrt(np.linalg.inv(information[np.ix_(kept, kept)])[0, 0]))
+
+    parts = [np.sqrt(error(()) ** 2 - error(group) ** 2) for group in groups]
+    each = [error(("a", "b", "c", "d")), *sorted(parts, reverse=True)]
+    return [*each, float(np.sqrt(np.sum(np.square(each)))), error(())]
+
+
+@pytest.mark.parametrize(("correlated", "groups"), [
+    (0.0, (("a", "b"), ("c", "d"))), (0.2, (("a", "b"), ("c", "d"))), (0.0, (("a",), ("c",))),
+])  # fmt: skip
+def test_breakdown_is_that_of_linear_algebra(correlated: float, groups: tuple[tuple[str, ...], ...]) -> None:
+    ax = plots.breakdown(grouped(correlated, groups))
+    sizes = group_sizes(correlated, groups)
+    assert_allclose([bar.get_width() for bar in ax.patches], sizes, rtol=1e-4)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert (names[0], sorted(names[1:3]), names[3:]) == (
+        "statistical", ["norms", "shapes"], ["sum in quadrature", "total"])  # fmt: skip
+    shares = [text.get_text() for text in ax.texts][:-1]
+    assert shares == [f"{size:.3g} ({100 * size**2 / sizes[-1] ** 2:.0f}%)" for size in sizes]
+    # the figure shows where parts do not add up: groups that are correlated, and a nuisance that is in none
+    assert (abs(sizes[-2] / sizes[-1] - 1) < 5e-3) == (correlated == 0 and len(groups[0]) == 2)
+
+
+def test_breakdown_refuses() -> None:
+    with pytest.raises(ValueError, match=r"impacts on mu: expected groups of parameters, found none; give intervals"):
+        plots.breakdown(pulled())
+    with pytest.raises(ValueError, match="uncertainty of mu by groups"):
+        plots.breakdown(dataclasses.replace(grouped(), error=float("nan")))
+
+
 # -- observables -------------------------------------------------------------------------------------------------------
 
 
@@ -679,7 +854,7 @@ def test_observable_of_a_mixture_is_that_of_its_asimov_data() -> None:
     model = Mixture({"S": signal, "B": Process(yields=900)}, reference)
     values = {"mu": 1.2, "lumi": 0.5}
     rate = reference.weight * np.exp(model.log_rate(reference, **values)) / reference.weight.sum()
-    each = {name: rate * share for name, share in model.contributions(reference, **values).items()}
+    each = model.expected_events(reference, **values)
     slope = model.optimal_observable(reference, "mu", **values)
     main, ratio = plots.optimal_observable(slope, each, data=slope, data_weight=rate)
     assert steps(main)[0][0].sum() == pytest.approx(model.expected(**values), rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy import stats
+from stored import DATA, MAKERS, main, simulation
 
-from nuinfer import store
+import nuinfer
+from nuinfer import Events, intervals, likelihood, ratio, store, tasks
 from nuinfer.errors import CorruptFile
+from nuinfer.unfolding.result import Unfolded
 
-DATA = Path(__file__).parent / "data"
 DTYPES = ["bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 SPEC = {"width": 64, "name": 'a "quoted" \\ ünïcode\n', "nested": {"list": [1, 2.5, None, True]}, "tiny": 5e-324}
 
@@ -271,3 +275,223 @@ def test_loading_never_unpickles(saved):
         "assert not {'torch', 'cloudpickle', 'safetensors.torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(saved)], check=True)
+
+
+# -- one stored example of each kind, whose numbers are known (see stored.py) ------------------------------------------
+
+X = Events({"x": [-1.0, 1.0, 3.0]})  # u = (x - 1) / 2 = -1, 0, 1
+INTERNAL = {"checkpoint", "channel", "tasks chunk", "tasks manifest"}  # resumed by the version that wrote them
+
+
+def unit(mu: np.ndarray) -> np.ndarray:
+    """The u of a mu in the box from -2 to 2."""
+    return (mu / 2 - 1) / 2
+
+
+def example(name: str) -> Path:
+    return DATA / f"{name}_format_1.safetensors"
+
+
+def kind_of(path: Path) -> str:
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return str(json.loads(header["__metadata__"]["nuinfer"])["kind"])
+
+
+def written_kinds() -> set[str]:
+    """What the package gives `store.save` as the kind, and what its results say they are."""
+    found = set()
+    for path in Path(nuinfer.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "store.save":
+                found.add(node.args[1])
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_KIND":
+                found.add(node.value)
+    return {node.value for node in found if isinstance(node, ast.Constant)}
+
+
+def test_each_kind_has_a_stored_example():
+    assert {"ratio", "parametrised ratio", "neyman", "unfolded"} <= written_kinds()  # it finds them
+    assert written_kinds() - INTERNAL == {kind_of(path) for path in DATA.glob("*.safetensors")} - {"example"}
+    assert sum(path.stat().st_size for path in DATA.rglob("*")) < 300_000
+
+
+def test_the_script_makes_what_is_missing_and_leaves_the_rest(tmp_path, monkeypatch):
+    for name in ("profile", "workspace"):
+        (tmp_path / f"{name}_format_1{'' if name == 'workspace' else '.safetensors'}").touch()
+    monkeypatch.setattr("stored.MAKERS", {name: MAKERS[name] for name in ("profile", "tree_ratio", "toys")})
+    main(tmp_path)
+    assert (tmp_path / "profile_format_1.safetensors").stat().st_size == 0
+    for name, cls in (("tree_ratio", ratio.Ratio), ("toys", intervals.Toys)):
+        made = tmp_path / f"{name}_format_1.safetensors"
+        assert repr(cls.load(made)) == repr(cls.load(example(name)))
+
+
+def test_stored_ratio():
+    found = ratio.Ratio.load(example("ratio"))
+    hat, b = np.array([-1.0, 0.0, 3.0]), np.array([0.0, 0.1, 0.2, 0.3])
+    np.testing.assert_allclose(found.log(X), 2 * hat + np.log(np.exp(2 * b).mean()), rtol=1e-6)
+    known = Events({"x": [3.0, 3.0]}, id=found.known[:2])  # their own fold's networks, one of each member
+    own = [np.log(np.exp(2 * b[[fold, 2 + fold]]).mean()) for fold in found.resample.fold_of(found.known[:2])]
+    np.testing.assert_allclose(found.log(known), 6 + np.array(own), rtol=1e-6)
+    assert (found.yields, found.calibration, len(found.known)) == ((40, 40), "temperature", 80)
+    assert found.history is not None
+    assert found.history.train.shape == (1, 4)
+
+
+def test_stored_ratio_of_trees():
+    found = ratio.Ratio.load(example("tree_ratio"))
+    np.testing.assert_allclose(found.log(Events({"x": [-3.0, 0.4, 0.6]})), [0.5, 0.5, -0.5], rtol=1e-12)
+    assert found.history is None
+
+
+def test_stored_parametrised_ratio():
+    found = ratio.ParametrisedRatio.load(example("parametrised_ratio"))
+    np.testing.assert_allclose(found.log(X, {"theta": 2.5}), [-0.5, 1.0, 2.5], atol=1e-6)
+    np.testing.assert_allclose(found.score(X, [2.5])[:, 0], 0.375, rtol=1e-6)
+    assert found.parameters.high[0] == 5
+    assert found.reference == "sample"
+
+
+def test_stored_local_score():
+    found = ratio.LocalScore.load(example("local_score"))
+    np.testing.assert_allclose(found.score(X), [[0, 1], [0, 0.5], [6, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(found.log(X, [1.1, 2.2]), [0.16, 0.06, 0.66], atol=1e-6)
+    np.testing.assert_array_equal(found.information, [[2, 0.5], [0.5, 1]])
+    assert found.names == ("a", "b")
+
+
+def test_stored_class_ratio():
+    found = ratio.ClassRatio.load(example("class_ratio"))
+    e = np.exp(2.0)
+    expected = np.array([[e**4, e**2, 1], [1, 1, 1], [1, e, e**2]])
+    expected[0] = [1, 1 / e, 1 / e**2]
+    np.testing.assert_allclose(found.probabilities(X), expected / expected.sum(1, keepdims=True), rtol=1e-5)
+    assert found.log(X, {"B": 2.0})[1] == pytest.approx(np.log(4 / 3 / 1.25))
+    assert found.classes == ("A", "B", "C")
+
+
+def test_stored_unfolded_result():
+    found = Unfolded.load(example("unfolded"), simulation())
+    spectrum = found.spectrum("y", [0.0, 1.0, 3.0])
+    np.testing.assert_allclose(spectrum.values, [5.25, 14.3], rtol=1e-12)  # sums of w (1 + i / 40) without the fake
+    np.testing.assert_allclose(spectrum.replicas, [[5, 12], [15, 36]], rtol=1e-12)
+    (step,) = found.iterations
+    np.testing.assert_array_equal(step.effective_size, [11, 12])
+    assert step.reco_history is not None
+    assert step.reco_history.train.tolist() == [[0.7, 0.7], [0.7, 0.7]]
+    assert step.truth_history is None
+    assert (found.seed, found.group, found.settings) == (7, None, {"iterations": 1})
+
+
+def test_stored_results_of_tasks():
+    found = tasks.Results.load(example("tasks_results"))
+    stacked = found.stacked(skip_failures=True)
+    assert found.done.tolist() == [0, 1, 3]
+    assert stacked["square"].tolist() == [0, 1, 9]
+    assert stacked["powers"].tolist() == [[0, 0], [1, 1], [3, 27]]
+    assert [(f.task, f.message) for f in found.failures] == [(2, "ArithmeticError: two is not done")]
+
+
+def test_stored_profile_and_contour():
+    """Of a at 1 +- 1/2 and b at -1 +- 2, with a correlation of 0.6."""
+    found = intervals.Profile.load(example("profile"))
+    grid = np.linspace(-1, 3, 9)
+    np.testing.assert_allclose(found.values, 4 * (grid - 1) ** 2, atol=1e-6)
+    half = 0.5 * np.sqrt(stats.chi2.ppf(0.95, 1))
+    np.testing.assert_allclose(found.interval(0.95), [(1 - half, 1 + half)], rtol=1e-5)
+    np.testing.assert_allclose(found.others()["b"], -1 + 2.4 * (grid - 1), atol=1e-4)
+    assert (found.name, found.period, found.limits) == ("a", None, (-np.inf, np.inf))
+    ellipse = intervals.Contour.load(example("contour"))
+    inverse = np.linalg.inv([[0.25, 0.6], [0.6, 4.0]])
+    away = np.stack(np.meshgrid(grid - 1, np.linspace(-9, 7, 9) + 1, indexing="ij"), -1)
+    np.testing.assert_allclose(ellipse.values, np.einsum("abi,ij,abj->ab", away, inverse, away), atol=1e-6)
+    (line,) = ellipse.curves(0.68)
+    assert line[:, 0].max() == pytest.approx(1 + 0.5 * np.sqrt(stats.chi2.ppf(0.68, 2)), abs=2e-3)
+    assert ellipse.cls == (0.68, 0.95)
+
+
+def test_stored_impacts():
+    found = intervals.Impacts.load(example("impacts"))
+    measured = np.linalg.inv([[2.0, 0.5], [0.5, 1.0]])
+    covariance = np.linalg.inv(measured + np.diag([0, 1]))
+    best = covariance @ measured @ [2.0, 0.0]
+    shift = covariance[0, 1] / np.sqrt(covariance[1, 1])
+    assert found.value == pytest.approx(best[0], rel=1e-4)
+    assert found.error == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-4)
+    assert found.statistical == pytest.approx(np.sqrt(covariance[0, 0] - shift**2), rel=1e-4)
+    assert found.groups["beam"] == pytest.approx(shift, rel=1e-3)
+    np.testing.assert_allclose(found.postfit, [[-shift, shift]], rtol=1e-3)
+    assert found.pulls[0] == pytest.approx(best[1], abs=1e-4)
+    assert found.constraints[0] == pytest.approx(np.sqrt(covariance[1, 1]), rel=1e-4)
+    assert (found.parameters, found.free, found.two_points) == (("lumi",), (), {})
+
+
+def test_stored_neyman_construction():
+    """Of a normal measurement x = 0.5: t = (x - mu)^2, for each of the toys too."""
+    found, grid = intervals.Neyman.load(example("neyman")), np.linspace(-2, 3, 6)
+    np.testing.assert_allclose(found.observed, (grid - 0.5) ** 2, atol=1e-6)
+    np.testing.assert_allclose(found.toys, (found.best[..., 0] - grid[:, None]) ** 2, atol=1e-6)
+    exact = stats.chi2.ppf(0.68, 1)
+    sigma = np.sqrt(0.68 * 0.32 / 60) / stats.chi2.pdf(exact, 1)
+    np.testing.assert_allclose(found.critical(0.68).value, exact, atol=4 * sigma)
+    assert found.accepted(0.68).tolist() == [False, False, True, True, False, False]
+    assert found.best_fit == {"mu": pytest.approx(0.5)}
+    assert found.statistic is not None
+    assert found.statistic.interest == ("mu",)
+
+
+def test_stored_toys_and_critical_values():
+    toys = intervals.Toys.load(example("toys"))
+    assert (len(toys), toys.failed, toys.box) == (200, 0, {"mu": (-2, 2)})
+    assert toys.t.mean() == pytest.approx(1, abs=4 * np.sqrt(2 / 200))
+    assert toys.theta.std() == pytest.approx(4 / np.sqrt(12), abs=4 * 4 / np.sqrt(12) * np.sqrt(0.2 / 200))
+    found, mu = intervals.CriticalValues.load(example("critical_values")), np.array([-2.0, 0.0, 1.0])
+    u = unit(mu)
+    np.testing.assert_allclose(found.at({"mu": mu}, 0.68), 1 + 2 * u, atol=1e-6)
+    np.testing.assert_allclose(found.at({"mu": mu}, 0.9), 1 + 2 * (u + np.log(1 + np.e)), atol=1e-6)
+    chosen, grid = intervals.ConfidenceSet.load(example("confidence_set")), np.linspace(-2, 2, 9)
+    np.testing.assert_allclose(chosen.observed, (grid - 0.5) ** 2, atol=1e-6)
+    np.testing.assert_allclose(chosen.critical, 1 + 2 * unit(grid), atol=1e-6)
+    np.testing.assert_array_equal(chosen.accepted, (grid - 0.5) ** 2 <= 1 + 2 * unit(grid))
+    assert chosen.cl == 0.68
+
+
+def test_stored_coverage():
+    found = intervals.Coverage.load(example("coverage"))
+    assert (found.interest, found.cls, found.toys) == (("mu",), (0.68, 0.95), 100)
+    assert found.truths["mu"].tolist() == [0, 1]
+    assert np.abs(found.away()).max() < 4
+    np.testing.assert_allclose(found.covered_error, np.sqrt(found.covered * (1 - found.covered) / 100), rtol=0.1)
+    assert np.abs(found.bias / found.bias_error).max() < 4
+    np.testing.assert_allclose(found.pull_width, 1, atol=4 / np.sqrt(200))
+    np.testing.assert_allclose(found.bias, found.pull_mean, atol=1e-6)  # errors of 1
+    local = intervals.LocalCoverage.load(example("local_coverage"))
+    exact = stats.chi2.cdf(1, 1)  # of the constant critical value 1
+    assert np.abs((local.covered - exact) / local.error).max() < 4
+    assert local.chi2 == pytest.approx(100 * np.sum((local.covered - 0.68) ** 2) / (0.68 * 0.32))
+    assert local.p_value == pytest.approx(stats.chi2.sf(local.chi2, 2))
+    smooth = local.at({"mu": [-1.0, 1.0]})
+    np.testing.assert_allclose(smooth.value, local.covered, atol=4 * local.error.max())
+
+
+def test_stored_workspace():
+    """Differences of -2 log L, with norms where their interpolation is the given variation."""
+    found = likelihood.Workspace.load(DATA / "workspace_format_1")
+    assert found.names == ("mu", "lumi", "b")
+
+    def expected(mu: float, lumi: float, b: float) -> float:
+        log_r = lambda x: np.where(x > 1, 3.0, 1.0) * (x - 1) / 2  # noqa: E731 - without the calibration
+        x, w = np.linspace(-1, 3, 9), np.linspace(1, 2, 9)
+        data = np.array([-1.0, 0.0, 2.0, 3.0])
+        s = np.exp(log_r(data)) / np.average(np.exp(log_r(x)), weights=w)
+        signal = 100 * mu * {-1: 0.9, 1: 1.1}[int(lumi)]
+        near = 2 * (signal + 200 - np.log(signal * s + 200).sum())
+        rate, n = mu * np.array([10, 20]) + b * np.array([30, 5]), np.array([41, 24])
+        return float(near + 2 * (rate - n * np.log(rate)).sum() + (lumi - 0.2) ** 2 + (np.log(b) / np.log(1.2)) ** 2)
+
+    start = (1.0, 1.0, 1.0)
+    for values in ((1.3, 1.0, 1.0), (1.0, -1.0, 1.0), (0.7, -1.0, 1.2)):
+        difference = found.cost(*values) - found.cost(*start)
+        assert difference == pytest.approx(expected(*values) - expected(*start), abs=1e-3)
+    assert abs(expected(1.3, 1.0, 1.0) - expected(*start)) > 1

@@ -106,7 +106,7 @@ def _cells(energy: Floats, kinks: Floats) -> list[tuple[int, NDArray[np.bool_]]]
 
 
 def _gauss(x: Floats, weight: Floats) -> Floats:
-    """The two nodes of the Gauss rule of a discrete measure; two points of its range where it is 0 or a single point."""
+    """The two nodes of the Gauss rule of a discrete measure; any two where it is 0 or a single point."""
     total = weight.sum()
     if total <= 0:
         return np.array([x.min(), x.max() + 1e-3])

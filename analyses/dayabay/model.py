@@ -249,8 +249,8 @@ class Model:
             if name not in self.parameters.where:
                 raise KeyError(f"no parameter {name!r}; {closest(name, self.parameters.names)}")
         if len(set(names)) != len(names) or theta.shape[-1:] != (len(names),):
-            raise ValueError(f"expected theta (*, {len(names)}) of different parameters, found {tuple(theta.shape)} and "
-                             f"{len(set(names))} names")  # fmt: skip
+            raise ValueError(f"expected theta (*, {len(names)}) of different parameters, found {tuple(theta.shape)} "
+                             f"and {len(set(names))} names")  # fmt: skip
         if not torch.isfinite(theta.detach()).all():
             raise ValueError("expected finite parameters, found NaN or infinities")
         for name in RANGES.keys() & set(names):

@@ -117,7 +117,8 @@ def _reactors(p: Mapping[str, Any], correlation: Floats) -> list[Group]:
         _scales("thermal_power", "thermal power", REACTORS,
                 p["reactor_thermal_power_uncertainty"]["thermal_power_scale"]),
         _fractions(p["reactor_fission_fractions_scale"]["fission_fractions_scale"], correlation),
-        _scales("nonequilibrium", "spectra out of equilibrium", [f"{r}.{i}" for r in REACTORS for i in OUT_OF_EQUILIBRIUM],
+        _scales("nonequilibrium", "spectra out of equilibrium",
+                [f"{r}.{i}" for r in REACTORS for i in OUT_OF_EQUILIBRIUM],
                 p["reactor_nonequilibrium_correction"]["nonequilibrium_scale"], shape=(6, 3)),
         _scales("spent_fuel", "spent fuel", REACTORS, p["reactor_snf"]["snf_scale"]),
     ]  # fmt: skip

@@ -197,8 +197,8 @@ class _Files:
         found = hashlib.sha256(lines.encode()).hexdigest()
         if found != DIGEST:
             raise ValueError(
-                f"expected the content of {PACKAGE} {VERSION} (digest {DIGEST[:12]}), found other files in {self.folder} "
-                f"(digest {found[:12]}): the model was checked against that version only; install it with "
+                f"expected the content of {PACKAGE} {VERSION} (digest {DIGEST[:12]}), found other files (digest "
+                f"{found[:12]}) in {self.folder}: the model was checked against that version only; install it with "
                 f"pip install '{PACKAGE}=={VERSION}'"
             )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import nuinfer as nu
 from analyses import report
-from analyses.interference import histogram
+from analyses.interference import checks, histogram
 from analyses.interference.coverage import study
 from analyses.interference.models import Exact, Learning, LogRatio, Target, constraint, exact_ratios, learn, mixture
 from analyses.interference.simulation import Simulation
@@ -36,6 +36,7 @@ TRUTH = {
     "resolution": -0.5,
 }
 LABELS = {"mu": r"$\mu$"}
+GROUPS = {"norms": ("luminosity", "signal", "background"), "shapes": ("hardness", "scale", "resolution")}
 BINS = 12
 HEADER = ["", "mu", "down", "up", "width / exact", "gradients"]
 TITLE = "Signal, background and their interference: a signal strength from neural likelihood ratios"
@@ -98,14 +99,23 @@ def main() -> None:
         tables.append(found.table())
         numbers |= {f"toys.{name}.{k}": n for name in found.best for k, n in found.numbers(name).items()}
 
-    # 6. Show the likelihoods, what limits the measurement, where its information lies, and whether ratios are right.
+    # 6. Ask whether the model is to be trusted.
+    trust = checks.checked(simulation, nsbi, data, fits["NSBI"].values, options.seed)
+    tables.append(checks.table(trust))
+    numbers |= checks.numbers(trust)
+
+    # 7. Show the likelihoods, what limits the measurement, where its information lies, and whether ratios are right.
+    impacts = intervals.impacts(costs["NSBI"], "mu", groups=GROUPS, start=fits["NSBI"].values)
+    numbers |= parts(impacts)
     pictures = [
         profiles(costs, fits, held),
-        pulls_and_impacts(costs["NSBI"], fits["NSBI"]),
+        pulls_and_impacts(impacts),
+        breakdown(impacts),
         optimal_observable(nsbi, reference, data, fits["NSBI"].values),
         reliability(simulation, ratios),
     ]
-    print("\n" + "\n\n".join(map(str, tables)) + "\n")
+    print("\n" + "\n\n".join([*map(str, tables), checks.words(trust)]) + "\n")
+    tables.append(checks.verdict(trust))
     print(report.write(options.out, title=TITLE, text=[TEXT], tables=tables, pictures=pictures, seed=options.seed,
                        numbers=numbers))  # fmt: skip
 
@@ -160,20 +170,30 @@ def profiles(
     return report.Picture("profiles", axes, "the answers on the same pseudo-data; dashed: NSBI without nuisances")
 
 
-def pulls_and_impacts(cost: Cost, fit: intervals.Fit) -> report.Picture:
-    axes = nu.plots.impacts(intervals.impacts(cost, "mu", start=fit.values), labels=LABELS)
+def pulls_and_impacts(impacts: intervals.Impacts) -> report.Picture:
+    axes = nu.plots.impacts(impacts, labels=LABELS)
     return report.Picture("impacts", axes[0], "pulls of the nuisances and their impacts on mu, by NSBI")
+
+
+def breakdown(impacts: intervals.Impacts) -> report.Picture:
+    axes = nu.plots.breakdown(impacts, labels=LABELS)
+    return report.Picture("breakdown", axes, "the uncertainty of mu by its sources: norms are luminosity and cross "
+                          "sections, shapes the hardness of the background and the detector")  # fmt: skip
+
+
+def parts(impacts: intervals.Impacts) -> dict[str, report.Number]:
+    """What goes into results.json of the uncertainty's sources."""
+    sizes = {"statistical": impacts.statistical, **impacts.groups, "total": impacts.error}
+    return {f"NSBI.uncertainty.{name}": report.number(size) for name, size in sizes.items()}
 
 
 def optimal_observable(
     model: Mixture, reference: nu.Events, data: nu.Events, at: Mapping[str, float]
 ) -> report.Picture:
     """Where the information on mu lies: d log rate / d mu of the expected and the observed events."""
-    expected = np.exp(model.log_rate(reference, **at)) * reference.weight / reference.sum_weights
-    shares = model.contributions(reference, **at)
     axes = nu.plots.optimal_observable(
         model.optimal_observable(reference, "mu", **at),
-        {name: share * expected for name, share in shares.items()},
+        model.expected_events(reference, **at),
         data=model.optimal_observable(data, "mu", **at),
         xlabel=r"$\partial \log \lambda(x) / \partial \mu$",
     )

@@ -30,7 +30,7 @@ from typing import Literal
 
 import numpy as np
 from iminuit.cost import Cost
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from ..errors import NotConverged
@@ -38,7 +38,16 @@ from ..likelihood.costs import asimov as asimov_data
 from .fits import Limits, Point, Problem
 from .scans import Scan, level
 
-__all__ = ["BoundedInterval", "Discovery", "UpperLimit", "bounded_interval", "discovery", "upper_limit"]
+__all__ = [
+    "BoundedInterval",
+    "Discovery",
+    "LimitCurve",
+    "UpperLimit",
+    "bounded_interval",
+    "discovery",
+    "limit_curve",
+    "upper_limit",
+]
 
 Floats = NDArray[np.float64]
 _BANDS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
@@ -198,18 +207,24 @@ def upper_limit(
     >>> upper_limit(Normal("mu", 0.0, sigma=1.0), "mu")
     UpperLimit(mu < 1.96 at 95% by cls; expected 1.96, 2 sigma [1.0518, 3.656])
     """
+    _check_limit(cl, method)
+    return _limit(_Pair(cost, _Options(name, null, fixed, limits, tolerance), start), cl, method)
+
+
+def _check_limit(cl: float, method: str) -> None:
     level(cl)
     if method not in ("cls", "clsb"):
         raise ValueError(f"method: expected 'cls' or 'clsb', found {method!r}")
-    pair = _Pair(cost, _Options(name, null, fixed, limits, tolerance), start)
 
+
+def _limit(pair: _Pair, cl: float, method: str) -> UpperLimit:
     observed = pair.crossing(lambda x: _confidence(method, pair.root(x), pair.z(x)), 1 - cl, pair.observed.best)
     bands = []
     for n in _BANDS.tolist():
         # without a signal sqrt(q~) - sqrt(q_A) is a standard normal: an excess of n sigma is one of -n
         band = partial(_expected_confidence, method, pair, -n)
-        bands.append(pair.crossing(band, 1 - cl, float(null)))
-    return UpperLimit(name, cl, method, pair.observed.best, observed, np.array(bands))
+        bands.append(pair.crossing(band, 1 - cl, pair.observed.null))
+    return UpperLimit(pair.observed.name, cl, method, pair.observed.best, observed, np.array(bands))
 
 
 def _confidence(method: str, root: float, z: float) -> float:
@@ -220,6 +235,90 @@ def _confidence(method: str, root: float, z: float) -> float:
 
 def _expected_confidence(method: str, pair: _Pair, z: float, x: float) -> float:
     return _confidence(method, pair.root(x), z)
+
+
+@dataclass(frozen=True, eq=False)
+class LimitCurve:
+    """How far each value of a signal is excluded: CL_s, or CL_s+b, over the parameter.
+
+    Attributes
+    ----------
+    limit:
+        The `UpperLimit`: where the curves are at 1 - cl.
+    values:
+        (N,), of the parameter, from its value without a signal on.
+    observed:
+        (N,), the confidence of the data at each value; at that without a signal nothing can be told apart, and it is 1
+        for CL_s, 1/2 for CL_s+b.
+    expected:
+        (N, 5), those expected without a signal at -2, -1, 0, 1, 2 sigma of an excess; the third is the median.
+    """
+
+    limit: UpperLimit
+    values: Floats
+    observed: Floats
+    expected: Floats
+
+    def __repr__(self) -> str:
+        return f"LimitCurve({len(self.values)} values from {self.values[0]:g} to {self.values[-1]:.5g}; {self.limit})"
+
+
+def limit_curve(
+    cost: Cost,
+    name: str,
+    values: ArrayLike | None = None,
+    *,
+    points: int = 40,
+    cl: float = 0.95,
+    method: Literal["cls", "clsb"] = "cls",
+    null: float = 0.0,
+    start: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    limits: Limits | None = None,
+    tolerance: float = 1e-6,
+) -> LimitCurve:
+    """CL_s over a signal, observed and expected, with the limit that follows.
+
+    Parameters
+    ----------
+    name, cl, method, null, start, fixed, limits, tolerance:
+        As in `upper_limit`.
+    values:
+        Of the parameter (N,), rising, from ``null`` on; by default ``points`` of them from there to a little beyond the
+        largest limit.
+
+    Raises
+    ------
+    KeyError, ValueError, NotConverged, NegativeDensity, TypeError
+        as `upper_limit`; for fewer than two values, or values that do not rise from ``null`` on.
+
+    Examples
+    --------
+    >>> from nuinfer.likelihood import Normal
+    >>> found = limit_curve(Normal("mu", 0.0, sigma=1.0), "mu", [0.0, 1.0, 1.959964])
+    >>> found.observed.round(4).tolist()  # 2 (1 - Phi(mu)): half of the experiments without a signal are like this one
+    [1.0, 0.3173, 0.05]
+    """
+    _check_limit(cl, method)
+    pair = _Pair(cost, _Options(name, null, fixed, limits, tolerance), start)
+    limit = _limit(pair, cl, method)
+    grid = _curve_values(values, points, pair, max(limit.observed, float(limit.expected[-1])))
+    observed = [_confidence(method, pair.root(x), pair.z(x)) for x in grid.tolist()]
+    expected = [[_expected_confidence(method, pair, -n, x) for n in _BANDS.tolist()] for x in grid.tolist()]
+    return LimitCurve(limit, grid, np.array(observed), np.array(expected))
+
+
+def _curve_values(values: ArrayLike | None, points: int, pair: _Pair, largest: float) -> Floats:
+    null, high = pair.observed.null, pair.observed.scan.problem.limits[pair.observed.name][1]
+    if values is None:
+        if points < 2:
+            raise ValueError(f"points: expected at least 2, found {points}")
+        return np.linspace(null, min(null + 1.1 * (largest - null), high), points)
+    grid = np.asarray(values, np.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) > 0).all() or not null <= grid[0] <= grid[-1] <= high:
+        raise ValueError(f"values: expected at least 2 rising numbers from {null:g} to {high:g}, found "
+                         f"{np.array2string(grid, threshold=6, precision=4)}")  # fmt: skip
+    return grid
 
 
 @dataclass(frozen=True, eq=False)

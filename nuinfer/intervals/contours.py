@@ -3,7 +3,8 @@ r"""The profiled likelihood over two parameters, and its contours.
 t(a, b) is that of `nuinfer.intervals.profiles` with two parameters held; regions are :math:`t \le \chi^2_2(cl)`, with
 two degrees of freedom: 2.279 for 68% and 5.991 for 95%.  The scan of a rectangle also finds regions that do not hang
 together.  Between the points t is a cubic spline, right to 1e-3 of t at the default spacing for twenty counts and
-better for more, and the lines are moved onto its level.
+better for more.  The lines begin as the spline's own; then the likelihood is minimised at their points, which are moved
+onto the level (`nuinfer.intervals.lines`): they are exact to 1e-5 of t on any grid that is fine enough to show them.
 
 Source: James, Statistical Methods in Experimental Physics (2006), chapter 9.
 """
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from iminuit.cost import Cost
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import RectBivariateSpline
 
 from .. import store
 from .fits import Limits, Problem
+from .lines import Surfaces, Tracer
 from .scans import Scan, level
 
 __all__ = ["Contour", "contour"]
@@ -50,6 +51,8 @@ class Contour:
         What was held.
     cls:
         The levels asked for: regions are :math:`t \le \chi^2_2(cl)`, with two degrees of freedom.
+    lines:
+        The lines (M, 2) around them, by level; see `curves`.
     """
 
     names: tuple[str, str]
@@ -60,6 +63,7 @@ class Contour:
     minimum: float
     fixed: dict[str, float]
     cls: tuple[float, ...]
+    lines: dict[float, tuple[Floats, ...]]
 
     @property
     def values(self) -> Floats:
@@ -84,41 +88,24 @@ class Contour:
             if at.size and not (axis[0] <= at.min() and at.max() <= axis[-1]):
                 raise ValueError(f"contour: expected {name} from {axis[0]:g} to {axis[-1]:g}, found {at.min():g} to "
                                  f"{at.max():g}; give contour() a grid= that reaches further")  # fmt: skip
-        return np.asarray(np.min([spline.ev(x, y) for spline in self._splines()], axis=0))
+        return np.asarray(self._surfaces()(x, y).min(0))
 
     def curves(self, cl: float) -> tuple[Floats, ...]:
-        """The lines (M, 2) on which t is at its threshold; closed ones end where they begin, others at the edge."""
-        from contourpy import contour_generator
+        """The lines (M, 2) on which t is at its threshold; closed ones end where they begin, others at the edge.
 
-        threshold, fine = level(cl, 2), [_refined(axis) for axis in (self.x, self.y)]
-        t = np.min([spline(*fine) for spline in self._splines()], axis=0)
-        lines = contour_generator(fine[0], fine[1], t.T).lines(threshold)
-        return tuple(self._moved_onto(np.asarray(line, np.float64), threshold) for line in lines)
+        Those of ``cls`` are on it to 1e-5, whatever the grid; those of another level are the splines' own.
+        """
+        return self.lines[cl] if cl in self.lines else tuple(self._surfaces().lines(level(cl, 2)))
 
-    def _moved_onto(self, line: Floats, threshold: float) -> Floats:
-        """Points of a piecewise linear line, each moved along the gradient onto the splines' own."""
-        splines, where = self._splines(), np.arange(len(line))
-        for _ in range(3):
-            t = np.array([spline.ev(*line.T) for spline in splines])
-            lowest = t.argmin(0)
-            slope = np.array([[spline.ev(*line.T, dx=1), spline.ev(*line.T, dy=1)] for spline in splines])
-            g = slope[lowest, :, where] * self._spacing  # in units of the grid, where neither axis dominates
-            step = (threshold - t[lowest, where])[:, None] * g / np.maximum((g**2).sum(1), 1e-300)[:, None]
-            line = line + np.clip(step, -0.25, 0.25) * self._spacing
-            line = np.clip(line, [self.x[0], self.y[0]], [self.x[-1], self.y[-1]])
-        return line
-
-    @property
-    def _spacing(self) -> Floats:
-        return np.array([np.ptp(self.x) / (len(self.x) - 1), np.ptp(self.y) / (len(self.y) - 1)])
-
-    def _splines(self) -> list[RectBivariateSpline]:
-        return [RectBivariateSpline(self.x, self.y, _continued(t)) for t in self.surfaces]
+    def _surfaces(self) -> Surfaces:
+        return Surfaces((self.x, self.y), self.surfaces)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file; `Contour.load` reads it."""
         spec = {name: getattr(self, name) for name in ("names", "best", "minimum", "fixed", "cls")}
-        store.save(path, "contour", spec, {name: getattr(self, name) for name in ("x", "y", "surfaces")})
+        spec["pieces"] = [len(self.lines[cl]) for cl in self.cls]
+        lines = {f"line.{i}.{k}": line for i, cl in enumerate(self.cls) for k, line in enumerate(self.lines[cl])}
+        store.save(path, "contour", spec, {"x": self.x, "y": self.y, "surfaces": self.surfaces, **lines})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Contour:
@@ -131,31 +118,15 @@ class Contour:
         """
         spec, arrays = store.load(path, "contour")
         a, b = spec.pop("names")
-        return cls(**{**spec, **arrays, "names": (a, b), "cls": tuple(spec["cls"])})
+        # files of before the lines were traced have none of them
+        counts = zip(spec["cls"], spec.pop("pieces", ()), strict=False)
+        lines = {cl: tuple(arrays.pop(f"line.{i}.{k}") for k in range(n)) for i, (cl, n) in enumerate(counts)}
+        return cls(**{**spec, **arrays, "names": (a, b), "cls": tuple(spec["cls"]), "lines": lines})
 
     def __repr__(self) -> str:
         at = ", ".join(f"{name} = {self.best[name]:.5g}" for name in self.names)
         shown = ", ".join(f"{cl:.0%}: t <= {t:.4g}" for cl, t in self.levels.items())
         return f"Contour({at}; {shown}, chi2 with 2 degrees of freedom; {len(self.x)} x {len(self.y)} points)"
-
-
-def _continued(t: Floats) -> Floats:
-    """T (A, B) continued smoothly to where it is infinite, so that a spline does not ring."""
-    t = np.where(np.isfinite(t), t, np.nan)
-    while np.isnan(t).any():
-        wide = np.pad(t, 3, constant_values=np.nan)
-        guesses = []
-        for di, dj in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            one, two, three = (np.roll(wide, (k * di, k * dj), (0, 1))[3:-3, 3:-3] for k in (1, 2, 3))
-            guesses.append(np.where(np.isnan(three), one, 3 * one - 3 * two + three))
-        best = np.fmax.reduce(guesses)
-        t = np.where(np.isnan(t), best, t)
-    return t
-
-
-def _refined(axis: Floats) -> Floats:
-    """The axis with seven more points between any two."""
-    return np.interp(np.arange(8 * (len(axis) - 1) + 1) / 8, np.arange(len(axis)), axis)
 
 
 def contour(
@@ -201,11 +172,8 @@ def contour(
     scan.fit_branches(start)
     given = (None, None) if grid is None else grid
     axes = [scan.grid(name, axis, points, 1.2 * threshold) for name, axis in zip((a, b), given, strict=True)]
-    for _ in range(3):
-        found = [scan.rectangle(branch, axes) for branch in scan.branches]
-        if not scan.lower([point for plane in found for point in plane.values()]):
-            break
-    shape = (len(axes[0]), len(axes[1]))
-    t = np.array([[plane[place].value for place in np.ndindex(shape)] for plane in found]).reshape(-1, *shape)
-    best = scan.best
-    return Contour((a, b), axes[0], axes[1], t - best.minimum, best.values, best.minimum, scan.fixed, tuple(cls))
+    found = scan.settled(lambda branch: scan.rectangle(branch, axes))
+    tracer, best = Tracer(scan, (axes[0], axes[1]), found), scan.best
+    t = np.array([[point.value for point in plane] for plane in found]) - best.minimum
+    return Contour((a, b), axes[0], axes[1], t.reshape(-1, len(axes[0]), len(axes[1])), best.values, best.minimum,
+                   scan.fixed, tuple(cls), {cl: tracer.lines(level(cl, 2)) for cl in cls})  # fmt: skip

@@ -216,8 +216,16 @@ class Problem:
                  for name, (low, high) in self.periodic.items() if name not in fixed]  # fmt: skip
         return [(dict(h), dict(t)) for h in itertools.product(*held) for t in itertools.product(*turns)]
 
-    def each(self, fixed: Iterable[str], run: Callable[[dict[str, float], dict[str, float]], Found]) -> list[Found]:
-        """What ``run(held, turn)`` finds on every branch, without those on which it fails; a warning for a hypothesis.
+    def each(
+        self,
+        branches: Iterable[tuple[dict[str, float], dict[str, float]]],
+        run: Callable[[dict[str, float], dict[str, float]], Found],
+        *,
+        grade: int = logging.WARNING,
+    ) -> list[Found]:
+        """What ``run(held, start)`` finds on every branch, without those on which it fails.
+
+        A hypothesis that no start has fitted is told to the log, at a ``grade``.
 
         Raises
         ------
@@ -225,21 +233,22 @@ class Problem:
             the first of them, where every branch fails.
         """
         found: list[Found] = []
-        kept: list[dict[str, float]] = []
-        failed: list[tuple[dict[str, float], Exception]] = []
-        for held, turn in self.branches(fixed):
+        kept: set[tuple[tuple[str, float], ...]] = set()
+        failed: list[tuple[tuple[tuple[str, float], ...], Exception]] = []
+        for held, start in branches:
+            hypothesis = tuple((name, held[name]) for name in self.discrete if name in held)
             try:
-                found.append(run(held, turn))
+                found.append(run(held, start))
             except (NotConverged, NegativeDensity) as error:
-                failed.append((held, error))
+                failed.append((hypothesis, error))
             else:
-                kept.append(held)
+                kept.add(hypothesis)
         if not found:
             raise failed[0][1]
         # one warning for each hypothesis, whatever the number of phases it was tried at
-        for held, why in {tuple(held.items()): (held, why) for held, why in failed if held not in kept}.values():
-            at = ", ".join(f"{name} = {value:g}" for name, value in held.items())
-            logger.warning("%s is left out, as no fit succeeds there: %s", at, why)
+        for hypothesis, why in {lost: why for lost, why in failed if lost not in kept}.items():
+            at = ", ".join(f"{name} = {value:g}" for name, value in hypothesis)
+            logger.log(grade, "no fit with %s, which is left out: %s", at, why)
         return found
 
     def best(
@@ -256,7 +265,7 @@ class Problem:
             return self.fit({**(start or {}), **turn}, fixed={**(fixed or {}), **held}, tolerance=tolerance,
                             allow_unconverged=allow_unconverged)  # fmt: skip
 
-        return min(self.each(fixed or {}, one), key=lambda found: found.minimum)
+        return min(self.each(self.branches(fixed or {}), one), key=lambda found: found.minimum)
 
     def fit(
         self,

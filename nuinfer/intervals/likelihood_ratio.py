@@ -25,12 +25,9 @@ from iminuit.cost import Cost
 from numpy.typing import NDArray
 
 from ..errors import NotConverged, closest
-from ..likelihood.costs import NegativeDensity
 from .fits import Problem, names_of
 
 __all__ = ["Comparison", "LikelihoodRatio", "Minimum", "Ordering"]
-
-_log = logging.getLogger("nuinfer")
 
 Ordering = Literal["two-sided", "one-sided"]
 Limits = tuple[float | None, float | None]
@@ -169,16 +166,11 @@ class LikelihoodRatio:
 
     def _least(self, cost: Cost, theta: Mapping[str, float], fixed: dict[str, float], errors: bool) -> Minimum:
         problem = self._problem(cost)
-        found: list[Minimum] = []
-        failures: list[tuple[dict[str, float], Exception]] = []
-        for held, start in self._branches(problem, theta, fixed):
-            try:
-                found.append(self._minimum(problem, start, held))
-            except (NotConverged, NegativeDensity) as error:
-                failures.append((held, error))
-        if not found:
-            raise failures[0][1]
-        self._tell_dropped(problem, found, failures)
+        # of prepared statistics the fit of the data has warned: a warning from each of many toys would be a flood
+        grade = logging.WARNING if self.metric is None else logging.DEBUG
+        found = problem.each(
+            self._branches(problem, theta, fixed), lambda held, start: self._minimum(problem, start, held), grade=grade
+        )
         least = min(found, key=lambda minimum: minimum.value)
         return replace(least, errors=self._errors(problem, least.values, fixed)) if errors else least
 
@@ -194,19 +186,6 @@ class LikelihoodRatio:
             for more in self.starts:
                 if any(name not in held for name in more):
                     yield held, {**theta, **more}
-
-    def _tell_dropped(
-        self, problem: Problem, found: Sequence[Minimum], failures: Sequence[tuple[dict[str, float], Exception]]
-    ) -> None:
-        """Log a hypothesis that no start has fitted."""
-        # of prepared statistics the fit of the data has warned: a warning from each of many toys would be a flood
-        grade = logging.WARNING if self.metric is None else logging.DEBUG
-        fitted = [[minimum.values[name] for name in problem.discrete] for minimum in found]
-        lost = {tuple(held[name] for name in problem.discrete): error for held, error in failures}
-        for values, error in lost.items():
-            if list(values) not in fitted:
-                at = ", ".join(f"{name} = {value:g}" for name, value in zip(problem.discrete, values, strict=True))
-                _log.log(grade, "no fit with %s, which is left out: %s", at, error)
 
     def _minimum(self, problem: Problem, start: Mapping[str, float], held: Mapping[str, float]) -> Minimum:
         at = {name: held.get(name, start[name]) for name in problem.names}

@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 
 _STEP = 0.01  # sigma, of the differences of gradients: the error of H is about 1e-5 for ten events, less for more
 _NARROW = 32.0  # of the Hessian in y, 2 where the widths are right: a quarter of the width
+_LEARNT = (1e-5, 1e5)  # of MIGRAD's covariance in y, 1 where the widths are right: beyond it is not to be trusted
+_NEAR = 0.005  # widths: over so short a way the Hessian stays as it is, to 1e-3 for thirty events
 _BLIND = 1e4  # of the rough Hessian, 2 where the guesses are right: over 70 times too wide
 _FAR = 1e8  # widths: beyond, a line search has run away
 _ROUNDS = 4  # of MIGRAD from one start, each with the Hessian where the last one ended
@@ -290,10 +292,12 @@ def _starts(surface: Surface, u: Floats) -> Iterator[Floats]:
 
 def _from(surface: Surface, u: Floats, tolerance: float) -> Solved:
     factor, reach = _first_factor(surface, u), 1.0
+    known: Solved | None = None
     for _ in range(_ROUNDS):
         space = _Whitened(surface, u, factor)
-        y, _ = _migrad(space, tolerance)
-        found = _judged(space, y, tolerance)
+        y, _, learnt = _migrad(space, tolerance)
+        again = None if known is None else _again(space, y, known, tolerance)
+        found = again or _judged(_nearer(_Whitened(surface, space.u(y), factor @ learnt)), tolerance)
         if not found.valid:
             found = _at_limits(surface, found, tolerance) or found
         if found.valid or not np.isfinite(found.hessian).all():
@@ -301,7 +305,22 @@ def _from(surface: Surface, u: Floats, tolerance: float) -> Solved:
         # where the line search found nothing better the step was far too long
         reach = 0.1 * reach if found.value >= space.zero else 1.0
         u, factor = found.u, reach * _root(found.hessian)
+        known = found if found.positive and reach == 1 else None
     return found
+
+
+def _nearer(space: _Whitened) -> _Whitened:
+    """Newton's steps in the metric that MIGRAD has learnt: the Hessian after them is that of the minimum itself."""
+    y, _ = _newton(space, np.zeros(len(space.origin)), 2 * np.eye(len(space.origin)), 1e-6)
+    return _Whitened(space.surface, space.u(y), space.factor)
+
+
+def _again(space: _Whitened, y: Floats, known: Solved, tolerance: float) -> Solved | None:
+    """The minimum a hair from where the Hessian is known, in coordinates in which that is 2; None where it is not."""
+    y, edm = _newton(space, y, 2 * np.eye(len(y)), tolerance)
+    if edm > tolerance or np.abs(y).max() > _NEAR:
+        return None
+    return Solved(space.u(y), space.inside(y) + space.zero, known.hessian, edm, True)
 
 
 def _first_factor(surface: Surface, u: Floats) -> Floats:
@@ -351,27 +370,30 @@ def _rises(surface: Surface, u: Floats, held: NDArray[np.bool_]) -> bool:
     return all(surface.value(u + side) >= zero for side in sides)
 
 
-def _judged(space: _Whitened, y: Floats, tolerance: float) -> Solved:
-    """The point improved by Newton's steps with its own Hessian, and whether it is the minimum."""
-    space, y, hessian = _measured(space, y)
+def _judged(space: _Whitened, tolerance: float) -> Solved:
+    """The origin improved by Newton's steps with its own Hessian, and whether it is the minimum."""
+    space, hessian = _measured(space)
+    y = np.zeros(len(hessian))
     back = np.linalg.inv(space.factor)
     outer = back.T @ hessian @ back
     if not _is_positive(hessian):
-        return Solved(space.u(y), space.inside(y) + space.zero, outer, math.inf, False)
+        return Solved(space.u(y), space.zero, outer, math.inf, False)
     y, edm = _newton(space, y, hessian, tolerance)
+    if edm <= tolerance and float(y @ hessian @ y) / 2 > _NEAR**2:  # the Hessian is that of another point
+        return _judged(_Whitened(space.surface, space.u(y), space.factor), tolerance)
     return Solved(space.u(y), space.inside(y) + space.zero, outer, edm, edm <= tolerance)
 
 
-def _measured(space: _Whitened, y: Floats) -> tuple[_Whitened, Floats, Floats]:
-    """The Hessian, in a metric of about the right widths: its differences are too wide where F is much narrower."""
+def _measured(space: _Whitened) -> tuple[_Whitened, Floats]:
+    """The Hessian at the origin, in a metric of about the right widths: differences over much wider ones see afar."""
+    y = np.zeros(len(space.origin))
     hessian = space.hessian(y)
     for _ in range(3):
         if not _is_positive(hessian) or np.linalg.eigvalsh(hessian)[-1] < _NARROW:
             break
-        space = _Whitened(space.surface, space.u(y), space.factor @ _root(hessian))
-        y = np.zeros(len(y))
+        space = _Whitened(space.surface, space.origin, space.factor @ _root(hessian))
         hessian = space.hessian(y)
-    return space, y, hessian
+    return space, hessian
 
 
 def _newton(space: _Whitened, y: Floats, hessian: Floats, tolerance: float) -> tuple[Floats, float]:
@@ -398,7 +420,7 @@ def solve_near(surface: Surface, u: Floats, factor: Floats, tolerance: float) ->
     space = _Whitened(surface, u, factor)
     y = _descended(space, tolerance)
     if y is None:
-        y, trusted = _migrad(space, tolerance)
+        y, trusted, _ = _migrad(space, tolerance)
         y, edm = _newton(space, y, np.eye(len(y)) * 2, tolerance)
         if edm > tolerance * (1 if trusted else 0.01):
             return None
@@ -440,14 +462,26 @@ def _minuit(space: _Whitened, tolerance: float) -> Minuit:
     return found
 
 
-def _migrad(space: _Whitened, tolerance: float) -> tuple[Floats, bool]:
-    """Where MIGRAD ends, and whether it is content with that."""
+def _migrad(space: _Whitened, tolerance: float) -> tuple[Floats, bool, Floats]:
+    """Where MIGRAD ends, whether it is content with that, and the root (T, T) of the covariance that it learnt."""
     run = _minuit(space, tolerance)
     run.migrad(ncall=50 + 10 * len(space.origin), iterate=1, use_simplex=False)
     found = np.array(run.values)
     if math.isfinite(space.inside(found)):
-        return found, bool(run.valid)
-    return space.lowest_at, False
+        return found, bool(run.valid), _learnt(run)
+    return space.lowest_at, False, np.eye(len(found))
+
+
+def _learnt(run: Minuit) -> Floats:
+    """The root of MIGRAD's covariance; the unit matrix, with which it began, where it has no good one."""
+    unit = np.eye(len(run.values))
+    if run.covariance is None:
+        return unit
+    learnt = np.asarray(run.covariance, np.float64)
+    if not np.isfinite(learnt).all():
+        return unit
+    least, largest = np.linalg.eigvalsh(learnt)[[0, -1]].tolist()
+    return np.asarray(np.linalg.cholesky(learnt)) if _LEARNT[0] < least and largest < _LEARNT[1] else unit
 
 
 # -- MINOS -------------------------------------------------------------------------------------------------------------

@@ -225,10 +225,7 @@ def profile(
     scan = Scan(Problem(cost, limits=limits, discrete=discrete, periodic=periodic), (name,), fixed, tolerance)
     scan.fit_branches(start)
     at = scan.grid(name, grid, points, span**2)
-    for _ in range(3):  # again where the scan finds a lower minimum than the fits did
-        lines = [scan.line(branch, name, at) for branch in scan.branches]
-        if not scan.lower([point for line in lines for point in line]):
-            break
+    lines = scan.settled(lambda branch: scan.line(branch, name, at))
     problem, best = scan.problem, scan.best
     curves = np.array([[point.value for point in line] for line in lines])
     parameters = np.array([[[point.values[n] for n in problem.names] for point in line] for line in lines])

@@ -8,8 +8,9 @@ neighbour's parameters are lower, the point is minimised again from them.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = ["Branch", "Scan", "level", "slopes_at"]
 
 Floats = NDArray[np.float64]
 
+logger = logging.getLogger("nuinfer")
+
+_SCANS = 3  # again where the scan finds a lower minimum than the fits did
 _JUMP = 1e-3  # in t: a neighbour's parameters that are lower by more belong to another minimum
 
 
@@ -73,7 +77,7 @@ class Scan:
             found = self.problem.fit({**(start or {}), **turn}, fixed={**self.fixed, **held}, tolerance=self.tolerance)
             return Branch(held, found, self.problem.metric(found))
 
-        self.branches = self.problem.each(self.fixed, one)
+        self.branches = self.problem.each(self.problem.branches(self.fixed), one)
         self._distinct()
 
     def _distinct(self) -> None:
@@ -93,6 +97,37 @@ class Scan:
     def best(self) -> Fit:
         """The lowest of the branches' fits."""
         return min((branch.fit for branch in self.branches), key=lambda one: one.minimum)
+
+    def settled(self, run: Callable[[Branch], list[Point]]) -> list[list[Point]]:
+        """The points that ``run(branch)`` finds on every branch, again until none is below the best fit."""
+        for _ in range(_SCANS):
+            found = self._of_all(run)
+            if not self._lower([point for points in found for point in points]):
+                break
+        return found
+
+    def _of_all(self, run: Callable[[Branch], list[Point]]) -> list[list[Point]]:
+        """A branch that fails at a point is left out with a warning; the lowest one may not."""
+        found: list[list[Point]] = []
+        kept: list[Branch] = []
+        best = self.best
+        for branch in self.branches:
+            try:
+                found.append(run(branch))
+            except (NotConverged, NegativeDensity) as error:
+                if branch.fit is best:
+                    raise
+                self._tell_left_out(branch, error)
+            else:
+                kept.append(branch)
+        self.branches = kept
+        return found
+
+    def _tell_left_out(self, branch: Branch, error: Exception) -> None:
+        where = ", ".join(f"{name} = {value:.4g}" for name, value in branch.fit.values.items())
+        logger.warning("scan of %s: the minimum at %s, %.3g above the lowest, is left out, as it does not last over "
+                       "the grid: %s", " and ".join(self.scanned), where,
+                       branch.fit.minimum - self.best.minimum, error)  # fmt: skip
 
     def at(self, branch: Branch, values: Mapping[str, float], near: Point | None = None) -> Point:
         """The conditional minimum with the scanned parameters at these values."""
@@ -154,7 +189,7 @@ class Scan:
             x = _inside(zero + side * step, limit, side)
             try:
                 rise = self.at(branch, {name: x}).value - floor
-            except NegativeDensity:  # beyond the domain of the model
+            except (NegativeDensity, NotConverged):  # beyond the domain of the model
                 step /= 2
                 continue
             reached = x
@@ -222,8 +257,11 @@ class Scan:
 
     # -- two parameters
 
-    def rectangle(self, branch: Branch, axes: Sequence[Floats]) -> dict[tuple[int, int], Point]:
-        """Conditional minima over a grid of two, spreading from the best fit; infinite outside of the domain."""
+    def rectangle(self, branch: Branch, axes: Sequence[Floats]) -> list[Point]:
+        """Conditional minima over a grid of two, spreading from the best fit; infinite outside of the domain.
+
+        The second of the two runs fastest.
+        """
         first = tuple(int(np.argmin(np.abs(axis - branch.fit.values[name])))
                       for axis, name in zip(axes, self.scanned, strict=True))  # fmt: skip
         shape = (len(axes[0]), len(axes[1]))
@@ -235,7 +273,7 @@ class Scan:
         for place in reversed(list(found)):
             for beside in _beside(place, shape):
                 found[place] = self.lower_of(branch, self._values(axes, place), found[place], found[beside])
-        return found
+        return [found[place] for place in sorted(found)]
 
     def _at_or_outside(self, branch: Branch, values: Mapping[str, float], near: Point | None) -> Point:
         """The conditional minimum, infinite where every start is outside of the model's domain."""
@@ -251,7 +289,7 @@ class Scan:
 
     def lower_of(self, branch: Branch, values: Mapping[str, float], point: Point, neighbour: Point) -> Point:
         """The point, or the minimum that the neighbour's parameters lead to, where that is lower."""
-        if math.isinf(point.value + neighbour.value) or not self._apart(branch, point, neighbour):
+        if math.isinf(point.value + neighbour.value) or not self.apart(branch, point, neighbour):
             return point
         try:
             there = self.problem.value({**neighbour.values, **values})
@@ -261,7 +299,7 @@ class Scan:
             return point
         return min(point, self.at(branch, values, neighbour), key=lambda one: one.value)
 
-    def _apart(self, branch: Branch, point: Point, neighbour: Point) -> bool:
+    def apart(self, branch: Branch, point: Point, neighbour: Point) -> bool:
         """Whether the others differ from the neighbour's by over half a sigma more than the regression says."""
         names = self.problem.names
         expected = self._regressed(branch, neighbour.values, {name: point.values[name] for name in self.scanned})
@@ -269,7 +307,7 @@ class Scan:
         away = np.array([point.values[names[i]] - expected[names[i]] for i in n])
         return bool(away @ branch.metric[np.ix_(n, n)] @ away > 0.25)
 
-    def lower(self, points: Sequence[Point]) -> bool:
+    def _lower(self, points: Sequence[Point]) -> bool:
         """Whether a point is below the best fit; the branch is then fitted again from there."""
         lowest = min(points, key=lambda one: one.value)
         if lowest.value >= self.best.minimum - _JUMP:

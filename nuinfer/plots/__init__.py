@@ -7,11 +7,11 @@ What to use when:
 - What came out of the unfolding, how far is it from the truth?  `spectrum`; when did it stop moving?  `iterations`;
   how are its bins tied together?  `correlation`.
 - What do the data say of one parameter?  `profile`, several answers on one panel; of two?  `contour`.  What limits the
-  measurement?  `impacts`.  Which events does the answer come from?  `optimal_observable`.
-- Is there a signal of more than so much?  `limit`.
+  measurement?  `impacts`, and `breakdown` by groups of nuisances.  Which events does the answer come from?
+  `optimal_observable`.
+- Is there a signal of more than so much?  `limit`; how fast are values excluded around it?  `limit_curve`.
 - Are there too few events, or a limit too near, for asymptotic formulae?  `belt` and `critical_values` of a
-  construction by toys; do intervals cover, at points or
-  everywhere?  `coverage_map`, `local_coverage`.
+  construction by toys; do intervals cover, at points or everywhere?  `coverage_map`, `local_coverage`.
 
 Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
 it.  A figure of its own is not registered with pyplot, so nothing needs closing; in a notebook ``ax.figure`` at the end
@@ -20,9 +20,10 @@ can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global s
 """
 
 from .belts import belt, critical_values
+from .breakdowns import breakdown
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
-from .limits import limit
+from .limits import limit, limit_curve
 from .observables import optimal_observable
 from .profiles import contour, profile
 from .pulls import impacts
@@ -31,6 +32,7 @@ from .training import history, reliability, weights
 
 __all__ = [
     "belt",
+    "breakdown",
     "contour",
     "correlation",
     "coverage_map",
@@ -39,6 +41,7 @@ __all__ = [
     "impacts",
     "iterations",
     "limit",
+    "limit_curve",
     "local_coverage",
     "optimal_observable",
     "profile",

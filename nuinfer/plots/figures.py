@@ -6,6 +6,7 @@ apart (Petroff, arXiv:2107.02270).  It is set inside `style` only; global settin
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,6 +147,11 @@ def height_of(ax: Axes) -> float:
     return float(ax.get_position().height * ax.get_figure(root=True).get_figheight())  # type: ignore[union-attr]
 
 
+def width_of(ax: Axes) -> float:
+    """The width of axes in inches, before a layout engine makes room for labels."""
+    return float(ax.get_position().width * ax.get_figure(root=True).get_figwidth())  # type: ignore[union-attr]
+
+
 def headroom(ax: Axes, *, rows: int) -> None:
     """Raise the upper limit, so that so many rows of a legend are above everything that is drawn."""
     room = min((0.15 + 0.2 * rows) / height_of(ax), 0.7)
@@ -160,6 +166,41 @@ def ceiling(ax: Axes, lines: Sequence[Line2D], *, rows: int) -> None:
     for line in lines:
         line.set_clip_path(Rectangle((0, low), 1, high - low, transform=ax.get_yaxis_transform()))
     headroom(ax, rows=rows)
+
+
+_PANEL_ROWS = 4  # of a legend, for which a figure has room
+
+
+def legend_above(ax: Axes, lines: Sequence[Line2D], *, grows: bool) -> None:
+    """A legend over the curves, which are cut off below it: in two columns where they fit, else in one.
+
+    Labels too long even for one are broken after their first colon.  ``grows`` makes the figure higher for many rows.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    columns = 2 if len(labels) > 3 and _legend_fits(ax, handles, labels, 2) else 1
+    if columns == 1 and not _legend_fits(ax, handles, labels, 1):
+        labels = [_broken(ax, handle, label) for handle, label in zip(handles, labels, strict=True)]
+        _legend_fits(ax, handles, labels, 1)
+    figure = ax.get_figure(root=True)
+    # labels with errors above and below, or broken, are higher than a row
+    height = ax.get_legend().get_window_extent().height / figure.dpi  # type: ignore[union-attr]
+    rows = math.ceil(max(height / 0.2 - 0.5, len(labels) / columns))
+    if grows:
+        figure.set_figheight(figure.get_figheight() + 0.2 * max(rows - _PANEL_ROWS, 0))  # type: ignore[union-attr]
+    ceiling(ax, lines, rows=rows)
+
+
+def _legend_fits(ax: Axes, handles: Sequence[Any], labels: Sequence[str], columns: int) -> bool:
+    """Draw a legend, and say whether it is no wider than the panel."""
+    legend = ax.legend(handles, labels, loc="upper center", ncols=columns, columnspacing=1.2)
+    legend.set_in_layout(False)  # a layout engine would make the panel small until a wide legend fits beside it
+    dots = ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    frame = 2 * legend.borderpad * float(legend.get_texts()[0].get_fontsize()) / 72  # inches, without a line
+    return bool(legend.get_window_extent().width / dots - frame < width_of(ax))
+
+
+def _broken(ax: Axes, handle: Any, label: str) -> str:
+    return label if _legend_fits(ax, [handle], [label], 1) else label.replace(": ", ":\n", 1)
 
 
 def triangles(ratio: Axes, at: Floats, values: Floats, span: float) -> None:

@@ -1,4 +1,4 @@
-r"""Upper limits, observed and expected: the band over a mass, or a row for each channel.
+r"""Upper limits, observed and expected: the band over a mass, a row for each channel, and the curves they come from.
 
 The bands are where the limit lies in 68 and 95% of experiments without a signal: green and yellow by tradition, here in
 shades of different brightness, which colour-blind readers can tell apart.
@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from ..errors import check_finite
-from .figures import GREY, headroom, one_panel, style
+from .figures import GREY, ceiling, headroom, one_panel, style
 from .inputs import Floats, Scale, check_scale, percent
 
-__all__ = ["limit"]
+__all__ = ["limit", "limit_curve"]
 
 _ONE, _TWO = "#607641", "#f5bb54"  # 68 and 95%
 
@@ -137,3 +137,69 @@ def _in_rows(names: list[str], seen: Floats, bands: Floats, reference: float | N
     ax.yaxis.set_minor_locator(NullLocator())
     ax.tick_params(axis="y", which="both", length=0)
     return ax
+
+
+@style()
+def limit_curve(
+    curve: Any,
+    *,
+    reference: float | None = None,
+    label: str = "",
+    scale: Scale = "linear",
+    ax: Axes | None = None,
+) -> Axes:
+    r"""CL over a signal's parameter (observed black, expected dashed with bands); values under the line are excluded.
+
+    Parameters
+    ----------
+    curve:
+        `nuinfer.intervals.LimitCurve`.
+    reference:
+        A value of the parameter to compare with, such as the 1 of a predicted signal.
+    label:
+        The parameter and its unit; its name if not given.
+    scale:
+        ``"linear"`` or ``"log"``, of CL.
+
+    The horizontal line is at 1 minus the confidence level: the limit, marked on it, is where the observed curve crosses
+    it.  The bands are of experiments without a signal.
+
+    Raises
+    ------
+    ValueError
+        for numbers that are not finite, or a logarithmic axis where CL is 0.
+
+    >>> from nuinfer.intervals import limit_curve as scanned
+    >>> from nuinfer.likelihood import Normal
+    >>> ax = limit_curve(scanned(Normal("mu", 0.1), "mu", [0.0, 1.0, 2.0, 3.0]))
+    >>> ax.lines[0].get_ydata().round(3).tolist()  # observed
+    [1.0, 0.341, 0.053, 0.003]
+    """
+    for what, part in (("values", curve.values), ("observed", curve.observed), ("expected", curve.expected.ravel())):
+        check_finite(f"limit_curve: {what}", part)
+    check_scale("scale", scale, np.minimum(curve.observed.min(), curve.expected.min()).reshape(1), "CL above 0")
+    found, ax = curve.limit, one_panel(ax)
+    _draw_curves(ax, curve)
+    ax.axhline(1 - found.cl, color=GREY, linewidth=1.1)
+    ax.text(1.015, 1 - found.cl, percent(1 - found.cl), transform=ax.get_yaxis_transform(), va="center", color=GREY,
+            fontsize=10.5)  # fmt: skip
+    ax.plot([found.observed], [1 - found.cl], "o", color="black", markersize=4, zorder=5, label=_in_words(found))
+    marked = [] if reference is None else [ax.axvline(reference, color=GREY, linestyle=":", zorder=3)]
+    name = r"$CL_{s}$" if found.method == "cls" else r"$CL_{s+b}$"
+    ax.set(xlabel=label or found.name, ylabel=name, yscale=scale, xlim=(curve.values[0], curve.values[-1]))
+    ax.set_ylim((0.1 * (1 - found.cl), 1.2) if scale == "log" else (0, 1.02))
+    ceiling(ax, marked, rows=3)
+    ax.legend(loc="upper center", ncols=2, columnspacing=1.2)
+    return ax
+
+
+def _in_words(found: Any) -> str:
+    return f"limit {found.observed:.3g}, expected {found.expected[2]:.3g}"
+
+
+def _draw_curves(ax: Axes, curve: Any) -> None:
+    at, bands = curve.values, curve.expected.T
+    ax.plot(at, curve.observed, color="black", label="observed", zorder=4)
+    ax.plot(at, bands[2], color="black", linestyle="--", label="expected", zorder=3)
+    for (low, high), color, name in (((1, 3), _ONE, "expected, 68%"), ((0, 4), _TWO, "expected, 95%")):
+        ax.fill_between(at, bands[low], bands[high], color=color, linewidth=0, label=name, zorder=2 if low else 1)

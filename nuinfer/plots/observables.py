@@ -71,8 +71,9 @@ def optimal_observable(
         Its values (N,) for the expected events: ``model.optimal_observable(reference, "mu", **values)`` of a
         `nuinfer.likelihood.Mixture`, or any other.
     contributions:
-        By process, the expected number of events (N,) that each event stands for; in the order of stacking, first at
-        the bottom.  Negative contributions, such as an interference, are stacked below zero; the black line is the sum
+        By process, the expected number of events (N,) that each event stands for, as the mixture's
+        ``model.expected_events(reference, **values)`` gives them; in the order of stacking, first at the bottom.
+        Negative contributions, such as an interference, are stacked below zero; the black line is the sum
         over all processes, its hatched band the uncertainty of the finite sample, :math:`\sqrt{\sum_i w_i^2}`.
     data:
         Values (M,) of the observed events, drawn with :math:`\sqrt{\sum_i w_i^2}`, which is the root of a count.

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from ..errors import missing
-from .figures import GREY, MARKERS, PALETTE, ceiling, headroom, one_panel, style
+from .figures import GREY, MARKERS, PALETTE, headroom, legend_above, one_panel, style
 from .inputs import Floats, answers, checked_levels, entry, measured, percent, segments
 
 __all__ = ["contour", "profile"]
@@ -50,7 +50,8 @@ def profile(
     label:
         The parameter and its unit; its name if not given.
 
-    The legend has each answer's best fit, marked on its curve, with the interval of the lowest level.
+    The legend has each answer's best fit, marked on its curve, with the interval of the lowest level.  It stands above
+    the curves, in two columns where the labels are short enough; a figure of its own grows with it.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def profile(
     for name in without:
         if name not in shown:
             raise missing("profile", name, shown)
-    heights, ax = stats.chi2.ppf(levels, 1), one_panel(ax)
+    heights, own, ax = stats.chi2.ppf(levels, 1), ax is None, one_panel(ax)
     _draw_levels(ax, levels, heights)
     lines, high = [], 1.35 * float(heights[-1])
     for (name, found), color, marker in zip(shown.items(), PALETTE, MARKERS, strict=False):
@@ -80,7 +81,7 @@ def profile(
         _draw_best(ax, found, color, marker, f"{name}: " if name else "", levels[0])
     ax.set(xlabel=label or next(iter(shown.values())).name, ylabel=r"$-2\,\Delta \log L$")
     ax.set(xlim=_reach(lines, high), ylim=(0, high))
-    _profile_legend(ax, lines, bool(without), truth)
+    _profile_legend(ax, lines, bool(without), truth, own)
     return ax
 
 
@@ -126,15 +127,12 @@ def _reach(lines: Sequence[Line2D], high: float) -> tuple[float, float]:
     return float(every.min()) - margin, float(every.max()) + margin
 
 
-def _profile_legend(ax: Axes, lines: list[Line2D], dashed: bool, truth: float | None) -> None:
+def _profile_legend(ax: Axes, lines: list[Line2D], dashed: bool, truth: float | None, grows: bool) -> None:
     if dashed:
         ax.plot([], [], color=GREY, linestyle="--", label="nuisances fixed")
     if truth is not None:
         lines.append(ax.axvline(truth, color="black", linestyle="-.", linewidth=1.1, label="truth"))
-    rows = len(ax.get_legend_handles_labels()[0])
-    columns = 2 if rows > 3 else 1
-    ceiling(ax, lines, rows=-(-rows // columns))
-    ax.legend(loc="upper center", ncols=columns, columnspacing=1.2)
+    legend_above(ax, lines, grows=grows)
 
 
 _STYLES = ("-", "--", ":")

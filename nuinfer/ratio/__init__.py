@@ -10,6 +10,8 @@ What to use when:
 - `fit_class_ratio` -> `ClassRatio`: theta only changes the weights of classes (processes, bins of the true energy), so
   that one softmax network knows the ratio for every theta.
 
+Each has ``report``, which says on other events whether it is to be trusted.
+
 `two_sample_test` asks whether two samples differ at all, and `refine` makes signed weights positive.
 """
 
@@ -17,16 +19,22 @@ from .classes import ClassMixture, ClassRatio, fit_class_ratio
 from .density_ratio import Ratio, Report, TwoSample, fit_ratio, refine, two_sample_test
 from .parameters import Parameters, WeightFunction
 from .parametrised import ParametrisedRatio, fit_parametrised_ratio
+from .reports import ClassReport, ParametrisedReport, Region, ScoreCurve, ScoreReport
 from .score import LocalScore, fit_score
 
 __all__ = [
     "ClassMixture",
     "ClassRatio",
+    "ClassReport",
     "LocalScore",
     "Parameters",
     "ParametrisedRatio",
+    "ParametrisedReport",
     "Ratio",
+    "Region",
     "Report",
+    "ScoreCurve",
+    "ScoreReport",
     "TwoSample",
     "WeightFunction",
     "fit_class_ratio",

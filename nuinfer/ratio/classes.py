@@ -15,7 +15,6 @@ Sun, Weinberger, arXiv 1706.04599 (temperature).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +26,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 from torch import Tensor
 
-from .. import losses, store
+from .. import losses
 from ..errors import NotConverged, check_finite, missing
 from ..events import Events, positive_total
-from ..features import Batch, Features, Inputs
+from ..features import Batch, Features
 from ..nets import MLP, Network
 from ..resample import Resample
 from ..train import Training
 from .density_ratio import warn_where_negative
-from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .learned import Answer, Learned, Options, held_out, learn, rows_of, selected
 from .parameters import check_tensor, names_of, points
+from .reports import ClassReport, class_report
 
 __all__ = ["ClassMixture", "ClassRatio", "fit_class_ratio"]
 
@@ -60,6 +60,8 @@ class ClassRatio(Answer):
     samples:
         Digests of the samples.
     """
+
+    _KIND = "class ratio"
 
     classes: tuple[str, ...]
     yields: Floats
@@ -100,6 +102,32 @@ class ClassRatio(Answer):
         """
         p, q = self._factors(factors, len(events)), self._probabilities(events, probabilities)
         return _log_mixture(*(torch.from_numpy(np.asarray(a)) for a in ((q * p).sum(-1), p @ self.fractions))).numpy()
+
+    def report(self, samples: Mapping[str, Events], *, bins: int = 10) -> ClassReport:
+        """How well the probabilities are calibrated, class by class: see `ClassReport`.
+
+        Give events that it was not trained on, or a ratio with folds; the fractions of the classes are those of
+        training, whatever the sums of the weights are here.
+
+        Raises
+        ------
+        KeyError
+            for classes that are missing or unknown.
+        ValueError
+            for a class without a positive total weight.
+        """
+        for name in self.classes:
+            if name not in samples:
+                raise missing("sample of the class", name, samples)
+        for name in samples:
+            if name not in self.classes:
+                raise missing("class", name, self.classes)
+        logs = [self.log_ratios(samples[name]) for name in self.classes]
+        totals = [positive_total(f"sample {name!r}", samples[name].weight) for name in self.classes]
+        shares = [
+            samples[name].weight * (f / t) for name, f, t in zip(self.classes, self.fractions, totals, strict=True)
+        ]
+        return class_report(self.classes, self.fractions, logs, shares, bins)
 
     def tensor(self, batch: Batch, factors: Tensor) -> Tensor:
         """`log` of a `Batch` of one member at factors (K,) -> (B,), or (T, K) -> (T, B).
@@ -159,28 +187,14 @@ class ClassRatio(Answer):
         extra = f", calibrated ({self.calibration})" if self.calibration else ""
         return f"ClassRatio({self.learned}; classes {mix}{extra})"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically."""
-        spec = {
-            **self.learned.spec(), "classes": list(self.classes), "calibration": self.calibration,
-            "samples": list(self.samples),
-        }  # fmt: skip
-        store.save(path, "class ratio", spec, {**self.learned.arrays(), "yields": self.yields, "maps": self.maps})
+    def _saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        spec = {"classes": list(self.classes), "calibration": self.calibration, "samples": list(self.samples)}
+        return spec, {"yields": self.yields, "maps": self.maps}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> ClassRatio:
-        """Read what `save` wrote; ``module`` makes the network where it was a user's own.
-
-        Raises
-        ------
-        CorruptFile
-            for a file that is damaged or of another kind; ``FileNotFoundError`` where there is none.
-        """
-        spec, arrays = store.load(path, "class ratio")
-        return cls(
-            Learned.of(spec, arrays, module), tuple(spec["classes"]), arrays["yields"], spec["calibration"],
-            arrays["maps"], tuple(spec["samples"]),
-        )  # fmt: skip
+    def _loaded(cls, learned: Learned, spec: Mapping[str, Any], arrays: dict[str, NDArray[Any]]) -> ClassRatio:
+        classes, samples = tuple(spec["classes"]), tuple(spec["samples"])
+        return cls(learned, classes, arrays["yields"], spec["calibration"], arrays["maps"], samples)
 
 
 def _log_mixture(local: Tensor, total: Tensor) -> Tensor:
@@ -279,6 +293,7 @@ def fit_class_ratio(
     seed: int,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = True,
 ) -> ClassRatio:
     """Learn the probabilities of K classes with one softmax network.
@@ -292,7 +307,7 @@ def fit_class_ratio(
         What the network sees.
     calibrate:
         "temperature": one temperature and an offset for each class, of each network, fitted on held-out events.
-    network, members, folds, validation, bootstrap, group, training, seed, device, checkpoint, progress:
+    network, members, folds, validation, bootstrap, group, training, seed, device, checkpoint, cache, progress:
         As in `fit_ratio`, trees excepted.
 
     Raises
@@ -322,10 +337,8 @@ def fit_class_ratio(
                          f"found {calibrate!r} and {validation}")  # fmt: skip
     yields = np.array([positive_total(f"sample {name!r}", events.weight) for name, events in samples.items()])
     used = [selected(events) for events in samples.values()]
-    rows = Rows(
-        Inputs.concat([features.tensors(events) for events in used]), _one_hot([events.weight for events in used]),
-        np.concatenate([events.key(group) for events in used]),
-    )  # fmt: skip
+    key = np.concatenate([events.key(group) for events in used])
+    rows, _ = rows_of(used, features, _one_hot([events.weight for events in used]), key, seed, cache)
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     options = Options(network, resample, training, group, device, checkpoint, progress)
     fractions = yields / yields.sum()

@@ -30,14 +30,14 @@ from scipy import special
 
 from .. import calibration, losses, metrics, store
 from ..calibration import Calibration
-from ..ensemble import Fitted, Model, fit, model_of, network_of, spec_of
+from ..ensemble import Fitted, Model, fit
 from ..events import Events, positive_total
 from ..features import Batch, Features, Inputs
 from ..nets import MLP, DeepSet, Network
 from ..resample import Resample
 from ..train import History, Training
 from ..trees import Forest, Trees
-from .learned import Rows, held_out, key_of, out_of_fold, selected
+from .learned import Networks, held_out, key_of, out_of_fold, rows_of, selected
 
 __all__ = ["Ratio", "Report", "TwoSample", "fit_ratio", "refine", "two_sample_test"]
 
@@ -135,7 +135,8 @@ class Ratio:
 
         Give events that it was not trained on, or a ratio with folds.
         """
-        return _report(self, numerator, denominator, bins, seed)
+        logs = self.log(numerator), self.log(denominator)
+        return report_of(logs, numerator, denominator, self.features, group=self.group, bins=bins, seed=seed)
 
     def _key(self, events: Events) -> NDArray[np.int64]:
         return key_of(events, self.group)
@@ -159,15 +160,12 @@ class Ratio:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
+        own = Networks(self.features, self.network, self.model, self.resample, self.history, self.group, self.known)
         spec = {
-            "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
-            "yields": list(self.yields), "group": self.group, "loss": self.loss, "calibration": self.calibration,
+            **own.spec(), "yields": list(self.yields), "loss": self.loss, "calibration": self.calibration,
             "history": self.history is not None, "samples": list(self.samples),
         }  # fmt: skip
-        arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
-        arrays |= {"maps": self.maps, "known": self.known}
-        arrays |= self.history.arrays() if self.history is not None else {}
-        store.save(path, "ratio", spec, arrays)
+        store.save(path, "ratio", spec, {**own.arrays(), "maps": self.maps})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Ratio:
@@ -179,12 +177,10 @@ class Ratio:
             for a file that is damaged or not a ratio; ``FileNotFoundError`` where there is none.
         """
         spec, arrays = store.load(path, "ratio")
-        features, network = Features.from_json(spec["features"]), network_of(spec["network"], module)
-        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        own = Networks.of(spec, arrays, module)
         return cls(
-            features, network, model_of(network, features.shape, parts), Resample(**spec["resample"]),
-            Yields(*spec["yields"]), History.of_arrays(arrays) if spec["history"] else None, spec["group"],
-            spec["loss"], spec["calibration"], arrays["maps"], arrays["known"],
+            own.features, own.network, own.model, own.resample, Yields(*spec["yields"]), own.history, own.group,
+            spec["loss"], spec["calibration"], arrays["maps"], own.known,
             Samples(*spec.get("samples", ("", ""))),  # files of the first versions do not have them
         )  # fmt: skip
 
@@ -271,19 +267,16 @@ def fit_ratio(
     yields = Yields(*(positive_total(name, events.weight) for name, events in parts))
     used, weights = _rows(numerator, denominator, (*features.columns, *([] if group is None else [group])))
     key = np.concatenate([events.key(group) for events in used])
-    if cache is None:
-        inputs = Inputs.concat([features.tensors(events) for events in used])
-    else:
-        inputs, order = features.mapped(used, cache, seed=seed)
-        key, weights = key[order], (weights[0][order], weights[1][order])
+    rows, _ = rows_of(used, features, weights, key, seed, cache)
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     fitted = fit(
-        inputs, weights, key, resample, shape=features.shape, network=network, loss=losses.by_name(loss),
-        training=training, device=device, checkpoint=checkpoint, label="ratio", progress=progress,
+        rows.inputs, (rows.weights[0], rows.weights[1]), rows.key, resample, shape=features.shape, network=network,
+        loss=losses.by_name(loss), training=training, device=device, checkpoint=checkpoint, label="ratio",
+        progress=progress,
     )  # fmt: skip
     maps = np.empty((0, 0))
     if validation and (calibrate or (weights[0] < 0).any() or (weights[1] < 0).any()):
-        held = held_out(fitted.model, Rows(inputs, weights, key), resample)
+        held = held_out(fitted.model, rows, resample)
         warn_where_negative(held)
         maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
     known = np.unique(key) if folds > 1 else np.empty(0, np.int64)
@@ -393,22 +386,30 @@ class Report:
         )
 
 
-def _report(ratio: Ratio, numerator: Events, denominator: Events, bins: int, seed: int) -> Report:
-    logs = [ratio.log(events) for events in (numerator, denominator)]
+def report_of(
+    logs: tuple[Floats, Floats], numerator: Events, denominator: Events, features: Features, *, group: str | None,
+    bins: int, seed: int,
+) -> Report:  # fmt: skip
+    """The `Report` of log ratios (N1,), (N0,) of the two samples, whose difference is to be in ``features``."""
     r = np.exp(logs[1])
-    total = positive_total("denominator", denominator.weight)
-    mean = float(np.dot(denominator.weight, r) / total)
-    error = float(np.sqrt(np.sum((denominator.weight * (r - mean)) ** 2)) / total)
+    mean, error = mean_ratio(r, denominator.weight)
     reweighted = denominator.with_weight(denominator.weight * r)
     curve = metrics.reliability(
         logs[0], logs[1], weight_numerator=numerator.weight, weight_denominator=denominator.weight, bins=bins
     )
     tests = [
-        two_sample_test(numerator, sample, ratio.features, group=ratio.group, seed=seed, progress=False)
+        two_sample_test(numerator, sample, features, group=group, seed=seed, progress=False)
         for sample in (reweighted, denominator)
     ]
     sizes = (denominator.effective_size, reweighted.effective_size)
     return Report(curve, mean, error, sizes, tests[0], tests[1])
+
+
+def mean_ratio(r: Floats, weight: Floats) -> tuple[float, float]:
+    """The weighted mean of ratios (N,) over the denominator, 1 for an exact one, and its sampling error."""
+    total = positive_total("denominator", weight)
+    mean = float(np.dot(weight, r) / total)
+    return mean, float(np.sqrt(np.sum((weight * (r - mean)) ** 2)) / total)
 
 
 def two_sample_test(

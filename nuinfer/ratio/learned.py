@@ -6,30 +6,34 @@ other one the mean over all folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
+from torch import Tensor
 
-from .. import nets
+from .. import nets, store
 from ..ensemble import Ensemble, Fitted, Model, fit_networks, model_of, network_of, spec_of
 from ..events import Events
 from ..features import Batch, Features, Inputs, Shape
 from ..losses import Loss
 from ..nets import Network
 from ..resample import Resample
-from ..train import Draw, History, Training
+from ..train import Draw, Drawn, History, Training, digest
 from ..trees import Forest, Trees
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
 
-_PIECE = 1 << 16  # held-out rows at a time
+PIECE = 1 << 16  # held-out rows at a time
 
 
 def key_of(events: Events, group: str | None) -> Keys:
@@ -79,6 +83,40 @@ class Rows(NamedTuple):
     key: Keys
 
 
+def rows_of(
+    parts: Sequence[Events], features: Features, weights: tuple[Floats, ...], key: Keys, seed: int,
+    cache: str | Path | None,
+) -> tuple[Rows, Keys | None]:  # fmt: skip
+    """The events of all parts, one after the other, and None; with a ``cache`` folder as `Features.mapped`.
+
+    Mapped rows are in another order (N,), that of ``order``: `Rows` has weights and keys in it.
+    """
+    if cache is None:
+        return Rows(Inputs.concat([features.tensors(events) for events in parts]), weights, key), None
+    inputs, order = features.mapped(parts, cache, seed=seed)
+    return Rows(inputs, tuple(w[order] for w in weights), key[order]), order
+
+
+class Reordered(Draw):
+    """A `Draw` for rows in another order: row i is what ``draw`` calls ``order[i]``."""
+
+    def __init__(self, draw: Draw, order: Keys) -> None:
+        self.draw, self.order = draw, torch.from_numpy(np.asarray(order, np.int64))
+
+    @classmethod
+    def of(cls, draw: Draw, order: Keys | None) -> Draw:
+        """``draw`` itself where the order is the same."""
+        return draw if order is None else cls(draw, order)
+
+    def __call__(self, rows: Tensor, networks: NDArray[np.int64], epoch: int | None) -> Drawn:
+        """What it draws for those rows, which is what they had in their own order."""
+        return self.draw(self.order[rows], networks, epoch)
+
+    def describe(self) -> str:
+        """That of the draw, and a digest of the order."""
+        return f"{self.draw.describe()} in the order {digest(self.order)}"
+
+
 def network_outputs(model: Model, inputs: Inputs, network: int) -> Floats:
     """Outputs (N,) or (N, C) of one network of several; the others are not evaluated, but for trees."""
     if isinstance(model, Forest):
@@ -100,8 +138,8 @@ def _held_out(model: Model, rows: Rows, resample: Resample, draw: Draw | None, n
     mine = np.flatnonzero(times)
     weights = tuple(w[mine] * times[mine] for w in rows.weights)
     outputs, factors = [], []
-    for start in range(0, max(len(mine), 1), _PIECE):  # a part of a file that is mapped need not fit in memory
-        part = mine[start : start + _PIECE]
+    for start in range(0, max(len(mine), 1), PIECE):  # a part of a file that is mapped need not fit in memory
+        part = mine[start : start + PIECE]
         inputs = rows.inputs.select(part)
         if draw is not None:
             drawn = draw(torch.from_numpy(part)[None, None], np.array([network]), None)
@@ -112,6 +150,40 @@ def _held_out(model: Model, rows: Rows, resample: Resample, draw: Draw | None, n
         joined = [np.concatenate(f) for f in zip(*factors, strict=True)]
         weights = tuple(w * f for w, f in zip(weights, joined, strict=True))
     return (np.concatenate(outputs), *weights)
+
+
+class Networks(NamedTuple):
+    """What every file of this package has: networks, the columns they see, and the events they were trained on."""
+
+    features: Features
+    network: Network | Trees
+    model: Model
+    resample: Resample
+    history: History | None
+    group: str | None
+    known: Keys
+
+    def spec(self) -> dict[str, Any]:
+        """What `of` needs beside the arrays."""
+        return {
+            "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
+            "group": self.group,
+        }  # fmt: skip
+
+    def arrays(self) -> Arrays:
+        """Names and arrays to save."""
+        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        return {**model, "known": self.known, **(self.history.arrays() if self.history is not None else {})}
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], module: Any) -> Networks:
+        """The inverse of `spec` and `arrays`; ``module`` makes the network where it was a user's own."""
+        features, network = Features.from_json(spec["features"]), network_of(spec["network"], module)
+        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        shape, outputs = _wider(features.shape, spec.get("extra", 0)), spec.get("outputs", 1)
+        history = None if isinstance(network, Trees) else History.of_arrays(arrays)
+        model = model_of(network, shape, parts, outputs)
+        return cls(features, network, model, Resample(**spec["resample"]), history, spec["group"], arrays["known"])
 
 
 @dataclass(frozen=True)
@@ -164,7 +236,7 @@ class Learned:
         behind = torch.from_numpy(columns.astype(np.float32))
         return Inputs(torch.cat([found.flat, behind], 1), found.clouds)
 
-    def batch(self, batch: Batch, columns: torch.Tensor) -> Batch:
+    def batch(self, batch: Batch, columns: Tensor) -> Batch:
         """A batch of one member (1, B) with extra columns (extra,) or (B, extra), in torch."""
         flat = batch.flat
         behind = columns.to(flat.device, flat.dtype).expand(1, flat.shape[1], self.extra)
@@ -183,26 +255,23 @@ class Learned:
 
     def spec(self) -> dict[str, Any]:
         """What `of` needs beside the arrays."""
-        return {
-            "features": self.features.to_json(), "network": spec_of(self.network), "resample": vars(self.resample),
-            "group": self.group, "extra": self.extra, "outputs": self.outputs,
-        }  # fmt: skip
+        return {**self._networks.spec(), "extra": self.extra, "outputs": self.outputs}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> Arrays:
         """Names and arrays to save."""
-        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
-        return {**model, "known": self.known, **self.history.arrays()}
+        return self._networks.arrays()
+
+    @property
+    def _networks(self) -> Networks:
+        return Networks(self.features, self.network, self.model, self.resample, self.history, self.group, self.known)
 
     @classmethod
     def of(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], module: Any) -> Learned:
         """The inverse of `spec` and `arrays`; ``module`` makes the network where it was a user's own."""
-        features, network = Features.from_json(spec["features"]), cast(Network, network_of(spec["network"], module))
-        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
-        shape = _wider(features.shape, spec["extra"])
-        model = cast(Ensemble, model_of(network, shape, parts, spec["outputs"]))
+        found = Networks.of(spec, arrays, module)
         return cls(
-            features, network, model, Resample(**spec["resample"]), History.of_arrays(arrays), spec["group"],
-            arrays["known"], spec["extra"], spec["outputs"],
+            found.features, cast(Network, found.network), cast(Ensemble, found.model), found.resample,
+            cast(History, found.history), found.group, found.known, spec["extra"], spec["outputs"],
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -213,10 +282,38 @@ class Learned:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Answer(ABC):
     """What the results of this package, made of `Learned` networks, have in common."""
 
+    _KIND: ClassVar[str]  # of the file
+
     learned: Learned
+
+    @abstractmethod
+    def _saved(self) -> tuple[dict[str, Any], Arrays]:
+        """Spec and arrays beside those of ``learned``."""
+
+    @classmethod
+    @abstractmethod
+    def _loaded(cls, learned: Learned, spec: Mapping[str, Any], arrays: Arrays) -> Self:
+        """The inverse of `_saved`."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file, atomically."""
+        spec, arrays = self._saved()
+        store.save(path, self._KIND, {**self.learned.spec(), **spec}, {**self.learned.arrays(), **arrays})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Self:
+        """Read what `save` wrote; ``module`` makes the network where it was a user's own.
+
+        Raises
+        ------
+        CorruptFile
+            for a file that is damaged; ``ValueError`` for one of another kind; ``FileNotFoundError`` for none.
+        """
+        spec, arrays = store.load(path, cls._KIND)
+        return cls._loaded(Learned.of(spec, arrays, module), spec, arrays)
 
     @property
     def features(self) -> Features:

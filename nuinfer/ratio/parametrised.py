@@ -25,7 +25,6 @@ Pavez, Cranmer, arXiv 1805.12244, and Stoye, Brehmer, Louppe, Pavez, Cranmer, ar
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from torch import Tensor
 
-from .. import calibration, losses, store
+from .. import calibration, losses
 from ..calibration import Calibration
 from ..events import Events, positive_total
 from ..features import Batch, Features, Inputs
@@ -47,7 +46,7 @@ from ..train import Draw, Training
 from .density_ratio import Samples, Yields, two_weights, warn_where_negative
 from .draws import Design, Pairing, Reweighting
 from .gold import check_joint_ratio, check_joint_score, check_same_density
-from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .learned import Answer, Learned, Options, Reordered, Rows, held_out, learn, rows_of, selected
 from .parameters import (
     Parameters,
     Prior,
@@ -58,7 +57,9 @@ from .parameters import (
     drawn_from,
     names_of,
     points,
+    weights_at,
 )
+from .reports import Judged, ParametrisedReport, parametrised_report
 
 __all__ = ["ParametrisedRatio", "fit_parametrised_ratio"]
 
@@ -70,6 +71,8 @@ _BASE: dict[str, Loss] = {
     "bce": losses.bce, "cascal": losses.bce, "alice": losses.alice, "alices": losses.alice,
     "rolr": losses.rolr, "rascal": losses.rolr,
 }  # fmt: skip
+_BOTH = "weight and prior: expected both or neither; the prior says where theta is drawn for weight"
+_POINTS = 64  # thetas of a report on a sample with weights
 _JOINT = ("alice", "alices", "rolr", "rascal")
 _SCORE = ("cascal", "alices", "rascal")
 
@@ -90,6 +93,8 @@ class ParametrisedRatio(Answer):
     yields, samples:
         Sums of weights and digests of simulations and reference.
     """
+
+    _KIND = "parametrised ratio"
 
     parameters: Parameters
     reference: str | Mapping[str, float]
@@ -150,6 +155,48 @@ class ParametrisedRatio(Answer):
         outputs = self.learned.model.tensor(self.learned.batch(batch, self.parameters.tensor(theta)))
         return outputs.logsumexp(0) - float(np.log(len(outputs)))
 
+    def report(
+        self,
+        simulations: Events,
+        reference: Events | None = None,
+        *,
+        weight: WeightFunction | None = None,
+        prior: Prior | None = None,
+        regions: int = 4,
+        bins: int = 10,
+        seed: int = 0,
+    ) -> ParametrisedReport:
+        """How well the ratio tells each theta from the reference, in regions of theta: see `ParametrisedReport`.
+
+        Give events that it was not trained on, or a ratio with folds.
+
+        Parameters
+        ----------
+        simulations, weight, prior:
+            As in `fit_parametrised_ratio`: events at their own theta, or one sample with its weights.
+        reference:
+            Events of the reference.  Without them the simulations, of a ratio to the marginal, or the sample with
+            ``weight`` are cut in two halves, one of which is the reference's.
+        regions, bins:
+            The number of regions of theta, with equally many events each, and of bins in each of them.
+        seed:
+            Of the theta that events of the reference borrow.
+
+        Raises
+        ------
+        ValueError
+            for a reference that is missing or does not go with ``weight``, or as `fit_parametrised_ratio`.
+        KeyError, TypeError
+            for columns that are missing or of the wrong kind.
+        """
+        if (weight is None) != (prior is None):
+            raise ValueError(_BOTH)
+        if weight is None:
+            judged = _judged_samples(self, simulations, reference, seed)
+        else:
+            judged = _judged_weights(self, simulations, reference, weight, prior, seed)
+        return parametrised_report(self.log, self.parameters, self.features, judged, regions, bins, seed)
+
     def _inputs(self, events: Events, theta: Theta) -> Inputs:
         return self.learned.inputs(events, self.parameters.standard(self.parameters.read(theta, len(events))))
 
@@ -165,30 +212,19 @@ class ParametrisedRatio(Answer):
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically."""
+    def _saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         reference = self.reference if isinstance(self.reference, str) else dict(self.reference)
         spec = {
-            **self.learned.spec(), "parameters": list(self.parameters.names), "reference": reference,
-            "yields": list(self.yields), "loss": self.loss, "calibration": self.calibration,
-            "samples": list(self.samples),
+            "parameters": list(self.parameters.names), "reference": reference, "yields": list(self.yields),
+            "loss": self.loss, "calibration": self.calibration, "samples": list(self.samples),
         }  # fmt: skip
-        arrays = {**self.learned.arrays(), **self.parameters.arrays(), "maps": self.maps}
-        store.save(path, "parametrised ratio", spec, arrays)
+        return spec, {**self.parameters.arrays(), "maps": self.maps}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> ParametrisedRatio:
-        """Read what `save` wrote; ``module`` makes the network of a ratio that was fitted with a user's own.
-
-        Raises
-        ------
-        CorruptFile
-            for a file that is damaged or of another kind; ``FileNotFoundError`` where there is none.
-        """
-        spec, arrays = store.load(path, "parametrised ratio")
+    def _loaded(cls, learned: Learned, spec: Mapping[str, Any], arrays: dict[str, NDArray[Any]]) -> ParametrisedRatio:
         return cls(
-            Learned.of(spec, arrays, module), Parameters.of_arrays(spec["parameters"], arrays), spec["reference"],
-            Yields(*spec["yields"]), spec["loss"], spec["calibration"], arrays["maps"], Samples(*spec["samples"]),
+            learned, Parameters.of_arrays(spec["parameters"], arrays), spec["reference"], Yields(*spec["yields"]),
+            spec["loss"], spec["calibration"], arrays["maps"], Samples(*spec["samples"]),
         )  # fmt: skip
 
 
@@ -224,6 +260,11 @@ class _Gold(NamedTuple):
     def score(self) -> bool:
         return self.loss in _SCORE
 
+    @property
+    def squares(self) -> bool:
+        """Whether the loss divides by the joint ratio, which then has to be positive."""
+        return self.loss in ("rolr", "rascal")
+
 
 def fit_parametrised_ratio(
     simulations: Events,
@@ -249,6 +290,7 @@ def fit_parametrised_ratio(
     seed: int,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = True,
 ) -> ParametrisedRatio:
     """Learn log p(x | theta)/p(x | ref) as a function of x and theta.
@@ -283,8 +325,9 @@ def fit_parametrised_ratio(
         Factor of the score's squared error, with theta in units of its standard deviation in training.
     network:
         As in `fit_ratio`, trees excepted; it sees theta as T flat columns behind those of ``features``.
-    members, folds, validation, bootstrap, group, training, seed, device, checkpoint, progress:
-        As in `fit_ratio`.  Simulations and reference are split by their ids.
+    members, folds, validation, bootstrap, group, training, seed, device, checkpoint, cache, progress:
+        As in `fit_ratio`.  Simulations and reference are split by their ids.  ``weight`` reads the events themselves,
+        not their cached features.
     calibrate:
         "temperature" or "monotone": one map of each network's output, the same for all theta, fitted on held-out rows.
         A calibrated ratio has no gradient in theta, so that it goes with losses without the joint score only.
@@ -315,9 +358,10 @@ def fit_parametrised_ratio(
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     options = Options(network, resample, training, group, device, checkpoint, progress)
     if weight is None:
-        sample = _from_samples(simulations, reference, names, features, gold, resample, group)
+        sample = _from_samples(simulations, reference, names, features, gold, resample, group, cache)
     else:
-        sample = _from_weights(simulations, reference, names, features, gold, resample, group, weight, prior, points)
+        design = _designed(simulations, reference, names, gold, seed, weight, prior, points)
+        sample = _from_weights(simulations, features, gold, resample, group, weight, design, cache)
     learned = learn(
         sample.rows, features, options, _loss(gold, weight is not None, score_weight), label="parametrised ratio",
         draw=sample.draw, extra=len(names), slopes=len(names) if gold.score else 0,
@@ -360,7 +404,7 @@ def _check(
     if gold.joint_score is not None and len(gold.joint_score) != len(names):
         raise ValueError(f"joint_score: expected one column for each of {', '.join(names)}, found {gold.joint_score}")
     if (weight is None) != (prior is None):
-        raise ValueError("weight and prior: expected both or neither; the prior says where theta is drawn for weight")
+        raise ValueError(_BOTH)
     if calibrate is not None and not validation:
         raise ValueError("calibrate: expected a validation fraction above 0, found 0; a map fitted on training rows "
                          "would not calibrate")  # fmt: skip
@@ -376,7 +420,7 @@ def _check(
 
 def _from_samples(
     simulations: Events, reference: Any, names: tuple[str, ...], features: Features, gold: _Gold, resample: Resample,
-    group: str | None,
+    group: str | None, cache: str | Path | None,
 ) -> _Prepared:  # fmt: skip
     shared = sorted(set(names) & set(features.columns))
     if shared:
@@ -392,16 +436,15 @@ def _from_samples(
     if gold.joint:
         check_same_density(one, zero, names, (own, theirs), group)
     table = parameters.standard(np.concatenate([own, theirs]))
-    rows = Rows(
-        Inputs.concat([features.tensors(one), features.tensors(zero)]), two_weights(one.weight, zero.weight),
-        np.concatenate([one.key(group), zero.key(group)]),
-    )  # fmt: skip
+    key = np.concatenate([one.key(group), zero.key(group)])
+    rows, order = rows_of([one, zero], features, two_weights(one.weight, zero.weight), key, resample.seed, cache)
     borrows = np.arange(len(table)) >= (len(table) if gold.joint else len(one))
     lending = one.select(slice(0, 0)) if gold.joint else one
     targets = _targets(one, zero, gold, parameters, group)
     if gold.score:
         check_joint_score(one, names, table[: len(one)], targets[: len(one), -len(names) :], group)
-    draw = Pairing(table, borrows, lending.weight, lending.key(group), targets, resample)
+    pairing = Pairing(table, borrows, lending.weight, lending.key(group), targets, resample)
+    draw = Reordered.of(pairing, order)
     kind = "marginal" if isinstance(reference, str) else "sample"
     signed = bool((one.weight < 0).any() or (zero.weight < 0).any())
     return _Prepared(rows, draw, parameters, kind, yields, samples, signed)
@@ -458,20 +501,33 @@ def _targets(one: Events, zero: Events, gold: _Gold, parameters: Parameters, gro
 # -- one sample, and weights for every theta ---------------------------------------------------------------------------
 
 
-def _from_weights(
-    simulations: Events, reference: Any, names: tuple[str, ...], features: Features, gold: _Gold, resample: Resample,
-    group: str | None, weight: WeightFunction, prior: Any, count: int,
-) -> _Prepared:  # fmt: skip
-    theta = drawn_from(prior, names, count, resample.seed)
+class _Designed(NamedTuple):
+    """Thetas with the sums of the weights there, and the reference's theta, None for the marginal."""
+
+    design: Design
+    at: Floats | None
+
+
+def _designed(
+    simulations: Events, reference: Any, names: tuple[str, ...], gold: _Gold, seed: int, weight: WeightFunction,
+    prior: Any, count: int,
+) -> _Designed:  # fmt: skip
+    theta = drawn_from(prior, names, count, seed)
     parameters = Parameters.of(names, theta, box_of(prior, names) if isinstance(prior, Mapping) else None)
     at = _reference_point(reference, parameters)
-    # an event without its weight at any theta stays: only the function knows
-    positive = gold.loss in ("rolr", "rascal")
-    design = Design.of(parameters, theta, weight, simulations, at, score=gold.score, positive=positive)
-    ones = np.ones(len(simulations))
-    rows = Rows(features.tensors(simulations), (ones, ones), simulations.key(group))
-    draw = Reweighting(simulations, weight, design, resample, joint=positive, score=gold.score)
-    kind = "marginal" if at is None else dict(zip(names, map(float, at), strict=True))
+    return _Designed(Design.of(parameters, theta, weight, simulations, at, score=gold.score, positive=gold.squares), at)
+
+
+def _from_weights(
+    simulations: Events, features: Features, gold: _Gold, resample: Resample, group: str | None, weight: WeightFunction,
+    designed: _Designed, cache: str | Path | None,
+) -> _Prepared:  # fmt: skip
+    design, at = designed
+    ones = np.ones(len(simulations))  # an event without its weight at any theta stays: only the function knows
+    rows, order = rows_of([simulations], features, (ones, ones), simulations.key(group), resample.seed, cache)
+    reweighting = Reweighting(simulations, weight, design, resample, joint=gold.squares, score=gold.score)
+    draw, parameters = Reordered.of(reweighting, order), design.parameters
+    kind = "marginal" if at is None else dict(zip(parameters.names, map(float, at), strict=True))
     samples = Samples(simulations.digest(), simulations.digest())
     yields = Yields(float(design.total.mean()), design.reference_total)
     return _Prepared(rows, draw, parameters, kind, yields, samples, design.negative)
@@ -489,3 +545,46 @@ def _reference_point(reference: Any, parameters: Parameters) -> Floats | None:
         raise ValueError(f"reference: expected a point within the prior, found {dict(reference)}; the events near it "
                          f"would decide about a region that is never trained")  # fmt: skip
     return at
+
+
+# -- is it good? -------------------------------------------------------------------------------------------------------
+
+
+def _judged_samples(ratio: ParametrisedRatio, simulations: Events, reference: Events | None, seed: int) -> Judged:
+    """Events at their own theta, and events of the reference."""
+    if reference is None:
+        if ratio.reference != "marginal":
+            raise ValueError("report: expected events of the reference too; without them only a ratio to the marginal, "
+                             "or a sample with weight=, can be judged")  # fmt: skip
+        simulations, reference = simulations.split(0.5, seed=seed, group=ratio.learned.group)
+    one, zero = selected(simulations), selected(reference)
+    return Judged(one, column_values("simulations", one, ratio.names), zero, ratio.learned.group)
+
+
+def _judged_weights(
+    ratio: ParametrisedRatio, sample: Events, reference: Events | None, weight: WeightFunction, prior: Any, seed: int
+) -> Judged:
+    """One half of a sample with its weights at thetas of the prior, the other with those of the reference."""
+    if reference is not None:
+        raise ValueError("reference: expected none beside weight=, which gives it, found Events")
+    if ratio.reference == "sample":
+        raise ValueError("weight: expected none for a ratio to a sample of events, found a function; give the "
+                         "simulations at their theta and the reference's events")  # fmt: skip
+    theta = drawn_from(prior, ratio.names, _POINTS, seed)
+    first, second = sample.split(0.5, seed=seed, group=ratio.learned.group)
+    one, own = _weighted(first, weight, theta, seed)
+    if isinstance(ratio.reference, str):
+        return Judged(one, own, _weighted(second, weight, theta, seed + 1)[0], ratio.learned.group)
+    at = np.array([ratio.reference[name] for name in ratio.names], np.float64)
+    return Judged(one, own, second.with_weight(weights_at(weight, second, at).numpy()), ratio.learned.group)
+
+
+def _weighted(events: Events, weight: WeightFunction, theta: Floats, seed: int) -> tuple[Events, Floats]:
+    """Each event with its weight at one of the thetas (M, T), in units of their mean there, and those thetas (N, T)."""
+    which = np.random.default_rng(seed).integers(len(theta), size=len(events))
+    own = np.empty(len(events))
+    for number in np.unique(which):
+        values = weights_at(weight, events, theta[number]).numpy()
+        mine = which == number
+        own[mine] = values[mine] / (positive_total("weight", values) / len(values))
+    return events.with_weight(own), theta[which]

@@ -21,7 +21,6 @@ and 1805.00020.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +31,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .. import losses, store
+from .. import losses
 from ..events import Events, positive_total
 from ..features import Batch, Features
 from ..nets import MLP, Network
 from ..resample import Resample
 from ..train import Draw, Drawn, Training, digest
-from .learned import Answer, Learned, Options, Rows, held_out, learn, selected
+from .learned import PIECE, Answer, Learned, Options, Rows, held_out, learn, rows_of, selected, shares
 from .parameters import WeightFunction, column_values, columns_of, names_of, points, with_gradient
+from .reports import ScoreReport, score_report
 
 __all__ = ["LocalScore", "fit_score"]
 
@@ -61,6 +61,8 @@ class LocalScore(Answer):
     sample:
         Digest of the training events.
     """
+
+    _KIND = "local score"
 
     names: tuple[str, ...]
     reference: Floats
@@ -92,29 +94,40 @@ class LocalScore(Answer):
         outputs = outputs[..., None] if outputs.ndim == 2 else outputs
         return outputs.mean(0) * outputs.new_tensor(self.scale)
 
+    def report(
+        self,
+        simulations: Events,
+        *,
+        joint_score: Sequence[str] | None = None,
+        weight: WeightFunction | None = None,
+        bins: int = 10,
+    ) -> ScoreReport:
+        """How well it predicts the joint score of events of p(x | reference): see `ScoreReport`.
+
+        Give events that it was not trained on, or a score with folds; ``joint_score`` or ``weight`` as in `fit_score`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            as `fit_score`.
+        """
+        used, score = _joint_score(simulations, self.names, joint_score, weight, self.reference)
+        positive_total("simulations", used.weight)
+        return score_report(self.names, used.weight, score, self.score(used), bins)
+
     def __repr__(self) -> str:
         at = ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, self.reference, strict=True))
         errors = ", ".join(f"{1 / np.sqrt(i):.4g}" if i > 0 else "inf" for i in np.diag(self.information))
         return f"LocalScore({self.learned}; at {at}, one event's error {errors})"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically."""
-        spec = {**self.learned.spec(), "names": list(self.names), "sample": self.sample}
-        own = {"reference": self.reference, "scale": self.scale, "information": self.information}
-        store.save(path, "local score", spec, {**self.learned.arrays(), **own})
+    def _saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        arrays = {"reference": self.reference, "scale": self.scale, "information": self.information}
+        return {"names": list(self.names), "sample": self.sample}, arrays
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> LocalScore:
-        """Read what `save` wrote; ``module`` makes the network where it was a user's own.
-
-        Raises
-        ------
-        CorruptFile
-            for a file that is damaged or of another kind; ``FileNotFoundError`` where there is none.
-        """
-        spec, arrays = store.load(path, "local score")
-        learned, names = Learned.of(spec, arrays, module), tuple(spec["names"])
-        return cls(learned, names, arrays["reference"], arrays["scale"], arrays["information"], spec["sample"])
+    def _loaded(cls, learned: Learned, spec: Mapping[str, Any], arrays: dict[str, NDArray[Any]]) -> LocalScore:
+        reference, scale, information = (arrays[name] for name in ("reference", "scale", "information"))
+        return cls(learned, tuple(spec["names"]), reference, scale, information, spec["sample"])
 
 
 def fit_score(
@@ -135,6 +148,7 @@ def fit_score(
     seed: int,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = True,
 ) -> LocalScore:
     """Learn the score of p(x | theta) at one theta from the joint score of the simulator (SALLY).
@@ -154,7 +168,7 @@ def fit_score(
         logarithm of an event weight serves too.
     weight:
         In its place, ``weight(events, theta)`` as in `fit_parametrised_ratio`: the events' whole weight.
-    network, members, folds, validation, bootstrap, group, training, seed, device, checkpoint, progress:
+    network, members, folds, validation, bootstrap, group, training, seed, device, checkpoint, cache, progress:
         As in `fit_ratio`.
 
     Raises
@@ -177,35 +191,30 @@ def fit_score(
     True
     """
     names, features = names_of(theta), Features.of(features)
-    if (joint_score is None) == (weight is None):
-        raise ValueError("fit_score: expected joint_score=, columns of the joint score, or weight=, a function; one of "
-                         "them, found " + ("neither" if weight is None else "both"))  # fmt: skip
+    at = points(reference, names, 1)[0]
+    used, score = _joint_score(simulations, names, joint_score, weight, at)
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     options = Options(network, resample, training, group, device, checkpoint, progress)
-    at = points(reference, names, 1)[0]
-    if weight is None:
-        used, score = _from_columns(simulations, names, joint_score or ())
-    else:
-        used, score = _from_weights(simulations, weight, at)
     own, standard, scale = _standard(used, score, names)
-    rows = Rows(features.tensors(used), (own,), used.key(group))
+    rows, order = rows_of([used], features, (own,), used.key(group), seed, cache)
+    standard = standard if order is None else standard[order]
     learned = learn(
         rows, features, options, losses.square, classes=("simulations",), label="score", draw=_Targets(standard),
         outputs=len(names),
     )  # fmt: skip
-    information = _information(learned, used, rows, standard) * np.outer(scale, scale)
+    information = _information(learned, rows, standard) * np.outer(scale, scale)
     return LocalScore(learned, names, at, scale, information, simulations.digest())
 
 
-def _information(learned: Learned, events: Events, rows: Rows, score: Floats) -> Floats:
+def _information(learned: Learned, rows: Rows, score: Floats) -> Floats:
     """sym E[t t_hat^T] (T, T), of standardised scores, over events that a network has not seen as far as there are."""
     r, (weight,) = learned.resample, rows.weights
     if r.folds > 1 or not r.validation:
-        parts = [(_scores(learned, events).mean(0).reshape(score.shape), weight, score)]
+        parts = [(np.reshape(_own_scores(learned, rows), score.shape), weight, score)]
     else:
         seen = [np.flatnonzero(r.times(n, rows.key, held_out=True)) for n in range(r.networks)]
         held = held_out(learned.model, rows, r)
-        parts = [(f.reshape(-1, score.shape[1]), w, score[rows]) for (f, w), rows in zip(held, seen, strict=True)]
+        parts = [(np.reshape(f, (-1, score.shape[1])), w, score[n]) for (f, w), n in zip(held, seen, strict=True)]
     cross = sum(np.einsum("n,nt,nu->tu", w, t, f) for f, w, t in parts) / sum(w.sum() for _, w, _ in parts)
     return np.asarray((cross + cross.T) / 2)
 
@@ -227,10 +236,36 @@ class _Targets(Draw):
 
 def _scores(learned: Learned, events: Events) -> Floats:
     """The members' standardised scores (K, N, T)."""
-    found = learned.model.log(learned.inputs(events))
+    return _by_member(learned, learned.model.log(learned.inputs(events)), learned.shares(events))
+
+
+def _own_scores(learned: Learned, rows: Rows) -> Floats:
+    """The mean of the members' standardised scores of the training rows (N, T), in pieces: they may be mapped."""
+    pieces = []
+    for start in range(0, len(rows.key), PIECE):
+        part = np.arange(start, min(start + PIECE, len(rows.key)))
+        share = shares(learned.resample, rows.key[part], learned.known)
+        pieces.append(_by_member(learned, learned.model.log(rows.inputs.select(part)), share).mean(0))
+    return np.concatenate(pieces)
+
+
+def _by_member(learned: Learned, found: Floats, share: Floats) -> Floats:
+    """The scores (K, N, T) of members from those of all networks and what each contributes."""
     r = learned.resample
-    by_fold = found.reshape(r.members, r.folds, len(events), learned.outputs)
-    return np.asarray(np.einsum("kfn,kfnt->knt", learned.shares(events), by_fold))
+    by_fold = found.reshape(r.members, r.folds, share.shape[-1], learned.outputs)
+    return np.asarray(np.einsum("kfn,kfnt->knt", share, by_fold))
+
+
+def _joint_score(
+    events: Events, names: tuple[str, ...], joint_score: Sequence[str] | None, weight: WeightFunction | None, at: Floats
+) -> tuple[Events, Floats]:
+    """Events of non-zero weight and their joint score (N, T), from columns or from the weight at ``at`` (T,)."""
+    if (joint_score is None) == (weight is None):
+        raise ValueError("score: expected joint_score=, columns of the joint score, or weight=, a function; one of "
+                         "them, found " + ("neither" if weight is None else "both"))  # fmt: skip
+    if weight is None:
+        return _from_columns(events, names, joint_score or ())
+    return _from_weights(events, weight, at)
 
 
 def _from_columns(events: Events, names: tuple[str, ...], joint_score: Sequence[str]) -> tuple[Events, Floats]:

@@ -1,0 +1,261 @@
+"""Makes the stored examples of each kind of saved result, tests/data/*: ``python tests/stored.py``.
+
+They are what a later version has to read, so that those that are there stay: it makes what is missing.  A new kind
+needs an entry below; what is saved in another way than before needs another example beside the old one, which still has
+to be read, or, where the format's number is raised, a migration.  `test_store` knows what each of them holds from the
+numbers below, in closed form: networks have weights set by hand, likelihoods are normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from iminuit.cost import Cost
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nuinfer import MLP, Events, Training, Trees, tasks
+from nuinfer.ensemble import Ensemble
+from nuinfer.intervals import (
+    Contour,
+    Coverage,
+    CriticalValues,
+    Impacts,
+    LocalCoverage,
+    Neyman,
+    Profile,
+    Toys,
+    contour,
+    coverage,
+    fit_critical_values,
+    impacts,
+    local_coverage,
+    neyman,
+    profile,
+    throw_toys,
+)
+from nuinfer.likelihood import BinnedMixture, LogNormal, Mixture, Normal, Process, Template, Workspace
+from nuinfer.nets import Standardise
+from nuinfer.ratio import (
+    ClassRatio,
+    LocalScore,
+    ParametrisedRatio,
+    Ratio,
+    fit_class_ratio,
+    fit_parametrised_ratio,
+    fit_ratio,
+    fit_score,
+)
+from nuinfer.train import History
+from nuinfer.unfolding.result import Iteration, Unfolded
+
+DATA = Path(__file__).parent / "data"
+Floats = NDArray[np.float64]
+TINY: dict[str, Any] = {"network": MLP(width=2, depth=1, activation="relu"), "seed": 1, "progress": False,
+                        "training": Training(epochs=1, batch=16)}  # fmt: skip
+
+
+class Saved(Protocol):
+    def save(self, path: Path, /) -> None: ...
+
+
+# -- networks, by hand -------------------------------------------------------------------------------------------------
+
+
+def sample(seed: int, n: int = 40) -> Events:
+    """Any events with the columns that the fits need; what is learned of them is replaced."""
+    rng = np.random.default_rng(seed)
+    return Events({name: rng.normal(size=n) for name in ("x", "theta", "a", "b")})
+
+
+def by_hand(model: Any, first: Floats, last: Floats, bias: Floats) -> Ensemble:
+    """Networks of two units: outputs last (C, 2) relu(first (2, D) u) + bias (K, C), of u = (x - 1)/2 and the rest."""
+    count, columns = model.networks, first.shape[1]
+    state = {
+        "layer.0.weight": _tensor(first, count), "layer.0.bias": torch.zeros(count, 1, 2),
+        "layer.1.weight": _tensor(last, count),
+        "layer.1.bias": torch.from_numpy(np.asarray(bias, np.float32)).reshape(count, 1, -1),
+    }  # fmt: skip
+    assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in model.state.items()}
+    mean, scale = torch.zeros(columns), torch.ones(columns)
+    mean[0], scale[0] = 1.0, 2.0
+    return Ensemble(model.stack, state, Standardise((mean, scale), {}))
+
+
+def _tensor(matrix: Floats, count: int) -> Tensor:
+    return torch.from_numpy(np.asarray(matrix, np.float32)).expand(count, *np.shape(matrix)).contiguous()
+
+
+BENT = np.array([[1.0], [-1.0]])  # relu(u), relu(-u)
+
+
+def ratio(*, calibrated: bool = True) -> Ratio:
+    """Log r = 2 (3 relu(u) - relu(-u) + b) of networks with b = 0, .1, .2, .3: two members, two folds."""
+    options = TINY | {"members": 2, "folds": 2, "calibrate": "temperature"} if calibrated else TINY
+    fitted = fit_ratio(sample(1), sample(2), ["x"], **options)
+    bias = np.array([[0.0], [0.1], [0.2], [0.3]])[: fitted.model.networks]
+    model = by_hand(fitted.model, BENT, np.array([[3.0, -1.0]]), bias)
+    return replace(fitted, model=model, maps=np.full((4, 1), np.log(2.0)) if calibrated else fitted.maps)
+
+
+def tree_ratio() -> Ratio:
+    """One Newton step of size 1/2 from p = 1/2 where 30 of 40 are of one class: log r = +-1/2."""
+    one, zero = (Events({"x": np.repeat([0.0, 1.0], n)}) for n in ([30, 10], [10, 30]))
+    trees = Trees(iterations=1, leaves=2, min_leaf=5, learning_rate=0.5)
+    return fit_ratio(one, zero, ["x"], network=trees, validation=0.0, seed=1, progress=False)
+
+
+def parametrised_ratio() -> ParametrisedRatio:
+    """Log r = 1.5 (u + v) + 1/4 with v = (theta - 1/2)/4, between -3 and 5."""
+    fitted = fit_parametrised_ratio(sample(1), ["theta"], ["x"], reference=sample(2), **TINY)
+    learned = fitted.learned
+    model = by_hand(learned.model, np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([[1.5, -1.5]]), np.array([[0.25]]))
+    centre, scale, low, high = (np.array([v]) for v in (0.5, 4.0, -3.0, 5.0))
+    parameters = replace(fitted.parameters, centre=centre, scale=scale, low=low, high=high)
+    return replace(fitted, learned=replace(learned, model=model), parameters=parameters)
+
+
+def local_score() -> LocalScore:
+    """t = (3 relu(u) x 2, (relu(-u) + 1) x 1/2) at (1, 2)."""
+    fitted = fit_score(sample(1), ["a", "b"], ["x"], reference=[1.0, 2.0], joint_score=["a", "b"], **TINY)
+    model = by_hand(fitted.learned.model, BENT, np.array([[3.0, 0.0], [0.0, 1.0]]), np.array([[0.0, 1.0]]))
+    information = np.array([[2.0, 0.5], [0.5, 1.0]])
+    learned = replace(fitted.learned, model=model)
+    return replace(fitted, learned=learned, scale=np.array([2.0, 0.5]), information=information)
+
+
+def class_ratio() -> ClassRatio:
+    """Logits (0, u, 2 u) of classes with fractions 1/2, 1/4, 1/4, at the temperature 1/2 and without offsets."""
+    samples = {name: sample(i, n) for i, (name, n) in enumerate({"A": 40, "B": 20, "C": 20}.items())}
+    fitted = fit_class_ratio(samples, ["x"], calibrate="temperature", **TINY)
+    rows = np.array([[0.0, 0.0], [1.0, -1.0], [2.0, -2.0]])
+    learned = replace(fitted.learned, model=by_hand(fitted.learned.model, BENT, rows, np.zeros((1, 3))))
+    return replace(fitted, learned=learned, maps=np.array([[2.0, 0.0, 0.0, 0.0]]))
+
+
+# -- unfolding and tasks -----------------------------------------------------------------------------------------------
+
+
+def simulation() -> Events:
+    """Twelve events of weights 1 and 2; the last is a miss, the first a fake."""
+    rows = np.arange(12)
+    columns = {"y": 0.25 * rows, "pass_reco": rows < 11, "pass_truth": rows > 0}
+    return Events(columns, weight=np.where(rows % 2, 2.0, 1.0), id=100 + rows)
+
+
+def unfolded() -> Unfolded:
+    """Two members of weights 1 + i/10 and 1 - i/20 for event i, two replicas of weights 1 and 3, one iteration."""
+    rows = np.arange(12.0)
+    weights = np.stack([1 + 0.1 * rows, 1 - 0.05 * rows])
+    history = History(np.full((2, 2), 0.7), np.full((2, 2), 0.6), np.array([1e-3, 1e-4]), np.array([1, 0]))
+    step = Iteration(weights, np.array([0.5, 0.25]), np.array([11.0, 12.0]), history, None)
+    replicas = np.stack([np.ones(12), np.full(12, 3.0)])
+    return Unfolded(simulation(), weights, replicas, (step,), 7, None, {"iterations": 1})
+
+
+def squares(task: int, rng: np.random.Generator) -> dict[str, Any]:
+    if task == 2:
+        raise ArithmeticError("two is not done")
+    return {"square": task**2, "powers": np.array([task, task**3], np.float64)}
+
+
+def results() -> tasks.Results:
+    """Squares and cubes of 0, 1 and 3; task 2 failed."""
+    return tasks.run(squares, 4, seed=1, errors="record", progress=False)
+
+
+# -- intervals, of normal likelihoods ----------------------------------------------------------------------------------
+
+
+def correlated() -> Cost:
+    """A and b at 1 and -1, of errors 1/2 and 2, with a correlation of 0.6."""
+    return Normal(["a", "b"], [1.0, -1.0], covariance=[[0.25, 0.6], [0.6, 4.0]])
+
+
+def profiled() -> Profile:
+    return profile(correlated(), "a", np.linspace(-1, 3, 9))
+
+
+def ellipse() -> Contour:
+    return contour(correlated(), "a", "b", grid=(np.linspace(-1, 3, 9), np.linspace(-9, 7, 9)))
+
+
+def pulled() -> Impacts:
+    """Mu and lumi measured at 2 and 0 with the covariance ((2, 1/2), (1/2, 1)), and lumi at 0 +- 1 by itself too."""
+    cost = Normal(["mu", "lumi"], [2.0, 0.0], covariance=[[2.0, 0.5], [0.5, 1.0]])
+    return impacts(cost + Normal("lumi", 0.0, 1.0), "mu", groups={"beam": ["lumi"]})
+
+
+def belt() -> Neyman:
+    return neyman(Normal("mu", 0.5), {"mu": np.linspace(-2, 3, 6)}, toys=60, seed=1, cls=(0.68,), progress=False)
+
+
+def toys() -> Toys:
+    return throw_toys(Normal("mu", 0.0), {"mu": (-2.0, 2.0)}, toys=200, seed=1, interest=["mu"], progress=False)
+
+
+def critical() -> CriticalValues:
+    """At 68 %: 1 + 2 u, with u = (mu/2 - 1)/2; at 90 %: 2 log(1 + e) more, the softplus of the second output."""
+    options = TINY | {"members": 1}
+    found = fit_critical_values(toys(), cls=(0.68, 0.9), **options)
+    model = by_hand(found.model, BENT, np.array([[1.0, -1.0], [0.0, 0.0]]), np.array([[0.0, 1.0]]))
+    return replace(found, model=model, scale=(1.0, 2.0))
+
+
+def covering() -> Coverage:
+    truths = [{"mu": 0.0}, {"mu": 1.0}]
+    return coverage(Normal("mu", 0.0), truths, interest=["mu"], toys=100, seed=1, progress=False)
+
+
+def local() -> LocalCoverage:
+    return local_coverage(lambda theta: np.ones(len(theta["mu"])), toys(), cl=0.68, cells=2, order=1)
+
+
+# -- a workspace -------------------------------------------------------------------------------------------------------
+
+
+def near() -> Any:
+    """100 mu 1.1^lumi events of S, of a learned ratio, and 200 of the reference."""
+    reference = Events({"x": np.linspace(-1, 3, 9)}, weight=np.linspace(1, 2, 9))
+    model = Mixture(
+        {"S": Process(yields=100, ratio=ratio(calibrated=False), coefficient="mu", norms={"lumi": 0.1}),
+         "B": Process(yields=200)}, reference,
+    )  # fmt: skip
+    return model(Events({"x": [-1.0, 0.0, 2.0, 3.0]}))
+
+
+def counts() -> Any:
+    """Two bins: mu (10, 20) + b (30, 5), found 41 and 24."""
+    model = BinnedMixture({"SR": {"S": Template(contents=[10.0, 20.0], coefficient="mu"),
+                                  "B": Template(contents=[30.0, 5.0], coefficient="b")}})  # fmt: skip
+    return model({"SR": [41, 24]})
+
+
+def workspace() -> Workspace:
+    return Workspace({"near": near(), "counts": counts()}, [Normal("lumi", 0.2), LogNormal("b", 1.0, 1.2)])
+
+
+MAKERS: dict[str, Callable[[], Saved]] = {
+    "ratio": ratio, "tree_ratio": tree_ratio, "parametrised_ratio": parametrised_ratio, "local_score": local_score,
+    "class_ratio": class_ratio, "unfolded": unfolded, "tasks_results": results, "profile": profiled,
+    "contour": ellipse, "impacts": pulled, "neyman": belt, "toys": toys, "critical_values": critical,
+    "confidence_set": lambda: critical().confidence_set(Normal("mu", 0.5), {"mu": np.linspace(-2, 2, 9)}, cl=0.68),
+    "coverage": covering, "local_coverage": local,
+}  # fmt: skip
+
+
+def main(folder: Path = DATA) -> None:
+    """Write those that are missing."""
+    files = {folder / f"{name}_format_1.safetensors": make for name, make in MAKERS.items()}
+    for path, make in {**files, folder / "workspace_format_1": workspace}.items():
+        if not path.exists():
+            make().save(path)
+
+
+if __name__ == "__main__":
+    main()
