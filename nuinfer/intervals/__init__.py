@@ -3,9 +3,9 @@
 What to use when: `fit` for the best parameters and their covariance; `minos` for asymmetric errors next to the minimum;
 `profile` for the whole curve, with several minima, discrete or periodic parameters; `contour` for two parameters at
 once; `impacts` for what limits the measurement; `discovery`, `upper_limit`, `limit_curve` and `bounded_interval` for
-signals that cannot be negative, in large samples.  By pseudo-experiments, where counts are small or a limit is near: `neyman` for
-intervals that cover, `learn_critical_values` where the critical values depend on the nuisances, `coverage` and
-`local_coverage` to prove it.  Everything takes a cost, of `nuinfer.likelihood` or of iminuit, or a sum of them.
+signals that cannot be negative, in large samples.  By pseudo-experiments, where counts are small or a limit is near:
+`neyman` for intervals that cover, `learn_critical_values` where the critical values depend on the nuisances, `coverage`
+and `local_coverage` to prove it.  Everything takes a cost, of `nuinfer.likelihood` or of iminuit, or a sum of them.
 """
 
 from .asymptotic import (
