@@ -18,6 +18,7 @@ setup: .venv/.stamp
 	touch $@
 
 demo: setup
+	$(BIN)/python -m analyses.dayabay
 	$(BIN)/python -m analyses.numu_water
 
 test: lint types docs

@@ -10,7 +10,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
-TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 
 
 def test_there_are_tutorials() -> None:
@@ -27,7 +28,8 @@ def test_it_is_a_notebook(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "NUINFER_FAST": "1", "MPLBACKEND": "Agg"}
+    # a tutorial may use an analysis of this repository
+    environment = {**os.environ, "NUINFER_FAST": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(path)],
         cwd=tmp_path,

@@ -31,6 +31,21 @@ def sensitivities(model: Model, group: Group, at: Mapping[str, float] | None = N
     return ((up - down) / (2 * STEP * torch.from_numpy(group.sigma)[:, None])).T.numpy()
 
 
+def implied(model: Model, values: Mapping[str, float], weight: Floats) -> dict[str, float]:
+    r"""The constrained parameters that a fit with their covariance implies: nominal + V J^T W (n - mu).
+
+    ``weight`` (546, 546) is the inverse of the whole covariance; J is taken at ``values``, where mu is.
+    """
+    theta = torch.tensor(list(values.values()), dtype=torch.float64)
+    with torch.no_grad():
+        residual = weight @ (model.observed - model.predict(theta, tuple(values))).numpy()
+    found: dict[str, float] = {}
+    for group in model.parameters.constrained:
+        moved = np.asarray(group.covariance) @ (sensitivities(model, group, values).T @ residual)
+        found |= dict(zip(group.names, (group.value + moved).tolist(), strict=True))
+    return found
+
+
 def by_group(model: Model, at: Mapping[str, float] | None = None) -> dict[str, Floats]:
     """J V J^T (546, 546) of each constrained group."""
     found = {}

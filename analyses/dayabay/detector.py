@@ -3,8 +3,10 @@ r"""What the detectors make of deposited energy: three distortions and the bins 
 1. Energy that the positron leaves in the acrylic vessel (IAV) is not seen: a matrix from deposited to scintillator
    energy, whose off-diagonal part a factor for each detector scales, columns normalised again.
 2. Scintillator and electronics are nonlinear (LSNL): visible energy is :math:`s_d\, f(E)` with
-   :math:`f = f_0 + \sum_k a_k (f_k - f_0)`.  Counts are taken as flat within a bin, so that those in a bin of visible
-   energy are differences of their cumulative distribution at :math:`f^{-1}(E_{edge}/s_d)`.
+   :math:`f = f_0 + \sum_k a_k (f_k - f_0)`.  Counts in a bin of visible energy are differences of their cumulative
+   distribution at :math:`f^{-1}(E_{edge}/s_d)`.  Within the bins it is straight, as in the official model, or a cubic
+   spline: with flat bins the derivatives in the energy scales jump whenever an edge passes another, which a fit of the
+   scales cannot use.
 3. Energy resolution: normal with :math:`\sigma/E = \sqrt{a^2 + b^2/E + c^2/E^2}`, from the middle of one bin to that
    of another.
 
@@ -14,6 +16,7 @@ Source: Daya Bay Collaboration, arXiv 1610.04802, sections III and V; 1902.08241
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,13 +26,20 @@ from torch import Tensor
 from .release import Release
 
 Values = Mapping[str, Tensor]
+WithinBins = Literal["flat", "smooth"]
 REFINED, LOWEST, HIGHEST = 4, 0.5, 12.1  # steps between points of the nonlinearity's curves; MeV, its ends
 
 
 class Detector:
-    """The fixed parts; counts are (*, 8, n, 240), any n spectra in each of the detectors."""
+    """The fixed parts; counts are (*, 8, n, 240), any n spectra in each of the detectors.
 
-    def __init__(self, release: Release) -> None:
+    ``within_bins`` is "flat" or "smooth", of the distribution between edges.
+    """
+
+    def __init__(self, release: Release, within_bins: WithinBins = "flat") -> None:
+        if within_bins not in ("flat", "smooth"):
+            raise ValueError(f"within_bins: expected 'flat' or 'smooth', found {within_bins!r}")
+        self.slopes = _spline_slopes(len(release.fine_edges)) if within_bins == "smooth" else None
         edges = torch.from_numpy(release.fine_edges)
         self.edges, self.width = edges, float(edges[1] - edges[0])
         self.centres = (edges[1:] + edges[:-1]) / 2
@@ -60,7 +70,7 @@ class Detector:
         """Counts in visible energy, for pulls (*, 4) and energy scales of the detectors."""
         curve = self.visible[0] + values["nonlinearity"] @ (self.visible[1:] - self.visible[0])
         at = _inverse(self.edges / values["detector"][..., 1, None], self.light, curve) / self.width
-        return _cumulative(counts, at).diff(dim=-1)
+        return _cumulative(counts, at, self.slopes).diff(dim=-1)
 
     def resolved(self, counts: Tensor, resolution: Tensor) -> Tensor:
         """Counts (*, 8, n, 26) in the bins of the fit, for a, b, c (*, 3)."""
@@ -97,14 +107,27 @@ def _inverse(y: Tensor, x: Tensor, curve: Tensor) -> Tensor:
     return found if rows.ndim == 1 else found.unflatten(-1, y.shape[-2:])
 
 
-def _cumulative(counts: Tensor, at: Tensor) -> Tensor:
-    """The cumulative counts (*, D, n, E) of bins (*, D, n, B), flat within each, at positions (*, D, E) in bins."""
+def _spline_slopes(edges: int) -> Tensor:
+    """The slopes (E, E) at the edges of the cubic spline through values at them, a unit apart."""
+    spline = CubicSpline(np.arange(edges), np.eye(edges))
+    return torch.from_numpy(spline(np.arange(edges), 1))
+
+
+def _cumulative(counts: Tensor, at: Tensor, slopes: Tensor | None) -> Tensor:
+    """The cumulative counts (*, D, n, E) of bins (*, D, n, B) at positions (*, D, E) in bins.
+
+    Between the edges it is straight, or with ``slopes`` Hermite's cubic of the spline.
+    """
     bins = counts.shape[-1]
     inside = at.clamp(0, bins)
     with torch.no_grad():
         i = inside.floor().clamp(max=bins - 1).long()
     shape = torch.broadcast_shapes(counts.shape[:-2], at.shape[:-2] + at.shape[-2:-1])
-    full = counts.expand(*shape, *counts.shape[-2:])
-    index = i[..., None, :].expand(*shape, counts.shape[-2], -1)
-    before = full.cumsum(-1) - full
-    return before.gather(-1, index) + full.gather(-1, index) * (inside - i)[..., None, :]
+    index, t = i[..., None, :].expand(*shape, counts.shape[-2], -1), (inside - i)[..., None, :]
+    full = torch.nn.functional.pad(counts.expand(*shape, *counts.shape[-2:]).cumsum(-1), (1, 0))
+    low, high = full.gather(-1, index), full.gather(-1, index + 1)
+    if slopes is None:
+        return low + t * (high - low)
+    bent = full @ slopes.T
+    first, second = bent.gather(-1, index) - (high - low), bent.gather(-1, index + 1) - (high - low)
+    return low + t * (high - low) + t * (1 - t) * ((1 - t) * first - t * second)

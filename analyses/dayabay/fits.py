@@ -3,7 +3,8 @@ r"""The likelihoods of Daya Bay's data: systematics as a covariance, or as param
 Covariance form: :math:`(n - \mu)^T [V_{syst} + D]^{-1} (n - \mu)` in 21 parameters, D the combined Neyman-Pearson
 variance 3 / (1/n + 2/mu), "frozen" at the initial parameters (what the official analysis does) or that of each step.
 
-Pull form: the statistical part, with 3 / (1/n + 2/mu) or Poisson's, in these 21 and all constrained parameters.  The
+Pull form: the statistical part, with 3 / (1/n + 2/mu) or Poisson's, in these 21 and all constrained parameters; it
+needs a model with ``within_bins="smooth"``, since the slopes of one with flat bins jump.  The
 904 uncorrelated uncertainties of the antineutrino spectra change the counts in 26 ways only.  They are unit normals,
 and so are their components along any orthogonal directions: those along the right singular vectors of the 546 x 904
 derivatives, each divided by its statistical error, are fitted, the directions that change nothing stay at 0.
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from nuinfer.likelihood import Binned, Normal
 
-from .covariance import sensitivities
+from . import covariance
 from .model import RANGES, Model
 
 Floats = NDArray[np.float64]
@@ -40,13 +41,23 @@ def free_names(model: Model) -> tuple[str, ...]:
 
 
 def covariance_cost(
-    model: Model, covariance: Floats, *, frozen: bool = True, data: Any = None, statistic: Statistic = "cnp"
+    model: Model,
+    systematic: Floats,
+    *,
+    frozen: bool = True,
+    at: Mapping[str, float] | None = None,
+    data: Any = None,
+    statistic: Statistic = "cnp",
 ) -> Binned:
-    """The covariance form of the data, the release's own where ``data`` is None."""
+    """The covariance form of the data, the release's own where ``data`` is None.
+
+    The statistical variance is frozen ``at`` parameters (None: the nominal ones), or that of each step.
+    """
     names = free_names(model)
+    place = model.parameters.values(names) if at is None else at
     return Binned(
         model.function(names), model.observed.numpy() if data is None else data, statistic, parameters=names,
-        covariance=covariance, frozen_at=model.parameters.values(names) if frozen else None,
+        covariance=systematic, frozen_at=place if frozen else None,
         limits={name: RANGES[name] for name in INTEREST},
     )  # fmt: skip
 
@@ -61,12 +72,17 @@ class Modes:
     @classmethod
     def of(cls, model: Model) -> Modes:
         """Those that change the counts, the largest effect first."""
-        jacobian = sensitivities(model, model.parameters.groups["spectrum_uncorrelated"])
+        jacobian = covariance.sensitivities(model, model.parameters.groups["spectrum_uncorrelated"])
         scaled = jacobian / np.sqrt(np.maximum(model.observed.numpy(), 1.0))[:, None]
         _, size, directions = np.linalg.svd(scaled, full_matrices=False)
         kept = int((size > VISIBLE).sum())
         names = tuple(f"spectrum_mode.{k:02d}" for k in range(kept))
         return cls(names, torch.from_numpy(directions[:kept].T.copy()))
+
+    def along(self, values: Mapping[str, float], model: Model) -> dict[str, float]:
+        """Their values from those of the 904 parameters."""
+        uncorrelated = np.array([values[name] for name in model.parameters.groups["spectrum_uncorrelated"].names])
+        return dict(zip(self.names, (uncorrelated @ self.directions.numpy()).tolist(), strict=True))
 
 
 def pull_cost(model: Model, modes: Modes, statistic: Statistic = "cnp", *, data: Any = None) -> Any:
@@ -85,6 +101,15 @@ def pull_cost(model: Model, modes: Modes, statistic: Statistic = "cnp", *, data:
     for group in groups:
         cost = cost + Normal(group.names, group.value, covariance=group.covariance)
     return cost + Normal(modes.names, np.zeros(len(modes.names)), covariance=np.eye(len(modes.names)))
+
+
+def pull_start(model: Model, modes: Modes, cost: Binned, values: Mapping[str, float]) -> dict[str, float]:
+    """Where the pull form's fit begins: the best fit of the covariance form ``cost``, and the pulls that it implies."""
+    mean, counts = cost.expected(values), model.observed.numpy()
+    variance = np.asarray(cost.covariance) + np.diag(3 / (1 / np.maximum(counts, 1.0) + 2 / mean))
+    implied = covariance.implied(model, values, np.linalg.inv(variance))
+    fitted = {n: v for n, v in implied.items() if model.parameters.where[n][0] != "spectrum_uncorrelated"}
+    return {**values, **fitted, **modes.along(implied, model)}
 
 
 def pulls(model: Model, values: Mapping[str, float], groups: Sequence[str] = ()) -> dict[str, float]:

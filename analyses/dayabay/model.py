@@ -17,6 +17,7 @@ al., 1101.2663; Kopeikin, 1207.6956 (spent fuel and equilibrium enter there in t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from nuinfer.errors import closest
 
-from .detector import Detector
+from .detector import Detector, WithinBins
 from .flux import Folded, folded
 from .parameters import Parameters, parameters
 from .release import BACKGROUNDS, DAY, DETECTOR_PERIODS, ISOTOPES, OUT_OF_EQUILIBRIUM, Release, detector_rows, read
@@ -37,10 +38,34 @@ SiteSigma = Literal["official", "relative"]
 
 # Delta m^2 L / (4 E) in natural units, for eV^2, m and MeV
 PHASE = constants.value("electron volt-inverse meter relationship") * 2 * np.pi * 1e-6 / 4
-POINTS = 16  # that are gone through at once: their tables stay in the cache
+POINTS = 8  # that are gone through at once: their tables stay in the cache
 RANGES = {  # where the model means something, and where two nodes a bin are exact to 1e-4
     "sin2_2theta13": (0.0, 1.0), "dm2_32": (0.0, 1e-2), "dm2_21": (0.0, 1e-3), "sin2_2theta12": (0.0, 1.0),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Of named parameters: by group, the places in it and in theta; those with a range; how many there are."""
+
+    places: Mapping[str, tuple[Tensor, Tensor]]
+    bounded: Mapping[str, int]
+    size: int
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], known: Parameters) -> _Layout:
+        for name in names:
+            if name not in known.where:
+                raise KeyError(f"no parameter {name!r}; {closest(name, known.names)}")
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"expected different parameters, found {twice[0]!r} more than once")
+        rows: dict[str, list[tuple[int, int]]] = {}
+        for which, name in enumerate(names):
+            group, at = known.where[name]
+            rows.setdefault(group, []).append((at, which))
+        places = {group: tuple(torch.tensor(each) for each in zip(*own, strict=True)) for group, own in rows.items()}
+        return cls(places, {name: i for i, name in enumerate(names) if name in RANGES}, len(names))  # type: ignore[arg-type]
 
 
 class Model:
@@ -56,6 +81,9 @@ class Model:
         How the uncertainty of 9Li / 8He and of fast neutrons (and of Am-C) enters: "official" multiplies the rate by
         1 + sigma alpha with the absolute uncertainty sigma, as the official analysis does; "relative" divides it by
         the rate, which is what the release's tables mean.
+    within_bins:
+        How counts are spread within a bin where the nonlinearity moves its edges: "flat", as in the official model, or
+        "smooth", which has continuous derivatives in the energy scales.
 
     Attributes
     ----------
@@ -64,7 +92,12 @@ class Model:
     """
 
     def __init__(
-        self, release: Release | None = None, *, ordering: Literal[1, -1] = 1, site_sigma: SiteSigma = "official"
+        self,
+        release: Release | None = None,
+        *,
+        ordering: Literal[1, -1] = 1,
+        site_sigma: SiteSigma = "official",
+        within_bins: WithinBins = "flat",
     ) -> None:
         if ordering not in (1, -1):
             raise ValueError(f"ordering: expected 1 or -1, found {ordering!r}")
@@ -73,7 +106,8 @@ class Model:
         self.release = release if release is not None else read()
         self.ordering = ordering
         self.parameters: Parameters = parameters(self.release)
-        self.detector = Detector(self.release)
+        self.detector = Detector(self.release, within_bins)
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
         self.nominal = {g.name: torch.from_numpy(g.value).reshape(g.shape) for g in self.parameters}
         self._set_flux(folded(self.release))
         self._set_exposure()
@@ -234,27 +268,28 @@ class Model:
         KeyError, ValueError
             for unknown names, one named twice, values that are not finite or out of the model's range.
         """
-        self._check(theta, names)
-        found, given = dict(self.nominal), {name: i for i, name in enumerate(names)}
-        for group in {self.parameters.where[name][0]: None for name in names}:
-            own = self.parameters.groups[group]
-            rows = [(i, given[name]) for i, name in enumerate(own.names) if name in given]
+        layout = self._layout(tuple(names))
+        self._check(theta, layout)
+        found = dict(self.nominal)
+        for group, (at, which) in layout.places.items():
             flat = self.nominal[group].flatten().expand(*theta.shape[:-1], -1)
-            at, which = (torch.tensor(each) for each in zip(*rows, strict=True))
-            found[group] = flat.index_copy(-1, at, theta[..., which]).unflatten(-1, own.shape)
+            found[group] = flat.index_copy(-1, at, theta[..., which]).unflatten(-1, self.nominal[group].shape)
         return found
 
-    def _check(self, theta: Tensor, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.parameters.where:
-                raise KeyError(f"no parameter {name!r}; {closest(name, self.parameters.names)}")
-        if len(set(names)) != len(names) or theta.shape[-1:] != (len(names),):
-            raise ValueError(f"expected theta (*, {len(names)}) of different parameters, found {tuple(theta.shape)} "
-                             f"and {len(set(names))} names")  # fmt: skip
-        if not torch.isfinite(theta.detach()).all():
+    def _layout(self, names: tuple[str, ...]) -> _Layout:
+        """Where parameters go; found once for each choice of them."""
+        if names not in self._layouts:
+            self._layouts[names] = _Layout.of(names, self.parameters)
+        return self._layouts[names]
+
+    def _check(self, theta: Tensor, layout: _Layout) -> None:
+        here = theta.detach()
+        if here.shape[-1:] != (layout.size,):
+            raise ValueError(f"expected theta (*, {layout.size}), a value for each name, found {tuple(here.shape)}")
+        if not torch.isfinite(here).all():
             raise ValueError("expected finite parameters, found NaN or infinities")
-        for name in RANGES.keys() & set(names):
-            (low, high), at = RANGES[name], theta.detach()[..., list(names).index(name)]
+        for name, i in layout.bounded.items():
+            (low, high), at = RANGES[name], here[..., i]
             if bool(((at < low) | (at > high)).any()):
                 raise ValueError(f"{name}: expected values in [{low:g}, {high:g}], where the model holds, found "
                                  f"{float(at.min()):g} to {float(at.max()):g}")  # fmt: skip

@@ -35,6 +35,24 @@ BACKGROUNDS = ("accidentals", "lithium_helium", "fast_neutrons", "amc", "alpha_n
 DETECTOR_PERIODS = tuple((d, p) for d in DETECTORS for p in PERIODS if (p, d) not in ABSENT)
 DAY = 86_400.0  # seconds
 
+ROOT_FILES = (
+    "detector_iav_matrix", "detector_lsnl_curves", "neutrino_rate", "nonequilibrium_correction",
+    "reactor_antineutrino_spectra_hm", "reactor_antineutrino_spectra_hm_uncertainties", "snf_correction",
+    "dayabay_dataset/dayabay_daily_detector_data",
+    *(f"dayabay_dataset/dayabay_{kind}_spectra_{p}" for kind in ("background", "ibd") for p in PERIODS),
+)  # fmt: skip
+TABLES = ("final_erec_bin_edges", "reactor_antineutrino_spectrum_edges")
+PARAMETER_FILES = (
+    "antineutrinos_per_fission_huber_mueller", "background_rate_scale_accidentals",
+    "background_rate_uncertainty_scale_amc", "background_rate_uncertainty_scale_site", "background_rates_correlated",
+    "background_rates_uncorrelated", "baselines", "detector_efficiency", "detector_eres", "detector_iav_offdiag_scale",
+    "detector_lsnl", "detector_n_protons_correction", "detector_n_protons_nominal", "detector_normalization",
+    "detector_relative", "ibd_constants", "pdg2024", "reactor_energy_per_fission", "reactor_fission_fractions",
+    "reactor_fission_fractions_scale", "reactor_nonequilibrium_correction", "reactor_snf",
+    "reactor_thermal_power_nominal", "reactor_thermal_power_uncertainty", "survival_probability",
+    "survival_probability_constants", "survival_probability_solar",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Release:
@@ -140,10 +158,10 @@ def read(folder: Path | None = None) -> Release:
     unc = {kind: _graphs(files, "reactor_antineutrino_spectra_hm_uncertainties", [f"{kind}_{i}" for i in ISOTOPES])
            for kind in ("uncorr", "corr")}  # fmt: skip
     light, curves = _graphs(files, "detector_lsnl_curves", ("nominal", "pull0", "pull1", "pull2", "pull3"))
-    yaml = {path.stem: files.yaml(path) for path in sorted((files.folder / "parameters").glob("*.yaml"))}
+    yaml = {name: files.yaml(name) for name in PARAMETER_FILES}
     parameters = {name: each["parameters"] for name, each in yaml.items()}
     lengths = parameters["baselines"]["baseline"]
-    found = Release(
+    return Release(
         observed=_in_order(spectra)[0], fine_edges=np.linspace(0, 12, 241), edges=files.column("final_erec_bin_edges"),
         livetime=np.array([c["eff_livetime"].sum() for c in chosen]),
         exposure=np.array([[_exposure(c, rates[r]) for r in REACTORS] for c in chosen]),
@@ -157,50 +175,50 @@ def read(folder: Path | None = None) -> Release:
         baseline=np.array([[lengths[d][r] for r in REACTORS] for d in DETECTORS]), parameters=parameters,
         correlations={k: np.array(v["matrix"]) for e in yaml.values() for k, v in e.get("correlations", {}).items()},
     )  # fmt: skip
-    files.check()
-    return found
 
 
 class _Files:
-    """The files of a folder, each hashed when it is first asked for."""
+    """The files of a folder, all there and of the version that this analysis was made with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.hashes: dict[str, str] = {}
+        names = [
+            *(f"{name}.root" for name in ROOT_FILES),
+            *(f"parameters/{name}.tsv" for name in TABLES),
+            *(f"parameters/{name}.yaml" for name in PARAMETER_FILES),
+        ]
+        _check_digest(self.folder, {name: hashlib.sha256(self.path(name).read_bytes()).hexdigest() for name in names})
 
     def path(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise FileNotFoundError(f"the Daya Bay release lacks {name} in {self.folder}; install {PACKAGE} {VERSION}")
-        if name not in self.hashes:
-            self.hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return path
 
     def object(self, name: str, key: str) -> str:
         return f"{self.path(name + '.root')}:{key}"
 
-    def yaml(self, path: Path) -> Any:
+    def yaml(self, name: str) -> Any:
         try:
             import yaml
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("the Daya Bay analysis reads YAML: pip install 'nuinfer[data]'") from error
-        text = self.path(str(path.relative_to(self.folder))).read_text(encoding="utf-8")
-        return yaml.safe_load(text)
+        return yaml.safe_load(self.path(f"parameters/{name}.yaml").read_text(encoding="utf-8"))
 
     def column(self, name: str) -> Floats:
         """The numbers of a table of one column with a header."""
         return np.loadtxt(self.path(f"parameters/{name}.tsv"), skiprows=1)
 
-    def check(self) -> None:
-        """Compare everything that was read with the version that this analysis was made with."""
-        lines = "\n".join(f"{name} {digest}" for name, digest in sorted(self.hashes.items()))
-        found = hashlib.sha256(lines.encode()).hexdigest()
-        if found != DIGEST:
-            raise ValueError(
-                f"expected the content of {PACKAGE} {VERSION} (digest {DIGEST[:12]}), found other files (digest "
-                f"{found[:12]}) in {self.folder}: the model was checked against that version only; install it with "
-                f"pip install '{PACKAGE}=={VERSION}'"
-            )
+
+def _check_digest(folder: Path, hashes: Mapping[str, str]) -> None:
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
+    found = hashlib.sha256(lines.encode()).hexdigest()
+    if found != DIGEST:
+        raise ValueError(
+            f"expected the content of {PACKAGE} {VERSION} (digest {DIGEST[:12]}), found other files (digest "
+            f"{found[:12]}) in {folder}: the model was checked against that version only; install it with "
+            f"pip install '{PACKAGE}=={VERSION}'"
+        )
 
 
 def _graphs(files: _Files, name: str, keys: Any) -> tuple[Floats, Floats]:

@@ -1,0 +1,271 @@
+"""Measure sin^2(2 theta_13) and Delta m^2_32 from the data release of the Daya Bay reactor experiment.
+
+README.md tells what is measured and how; release.py reads the data, model.py is the forward model, covariance.py and
+fits.py make likelihoods of it, figures.py shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analyses import report
+from analyses.dayabay import covariance, figures, fits
+from analyses.dayabay.model import Model
+from analyses.dayabay.release import DAY
+from nuinfer import intervals
+
+Floats = NDArray[np.float64]
+AMPLITUDE, SPLITTING = fits.INTEREST
+# arXiv 2211.14988; and the official analysis of the release, with the covariance statistic frozen at its start
+PUBLISHED = {**figures.PUBLISHED, "inverted": (2.571e-3, 0.060e-3)}
+OFFICIAL = {AMPLITUDE: (0.085424, 0.002325), SPLITTING: (2.47083e-3, 0.0590e-3), "chi2": (557.976, None)}
+TITLE = "Reactor antineutrinos at Daya Bay: mixing angle and mass splitting from the data release"
+TEXT = (
+    "5.5 million inverse beta decays in 21 detector-periods, from the data release alone (PyPI dayabay-data-official, "
+    "CC BY 4.0). A differentiable model of reactors, oscillation and detectors predicts the 546 bins; systematic "
+    "uncertainties enter as a covariance, or as parameters that the fit is free to pull."
+)
+
+
+@dataclass
+class Analysis:
+    """What the steps share, each made when it is first asked for, and what they leave."""
+
+    tables: list[report.Table] = field(default_factory=list)
+    pictures: list[report.Picture] = field(default_factory=list)
+    numbers: dict[str, report.Number] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> Model:
+        return Model()
+
+    @cached_property
+    def smooth(self) -> Model:
+        """With continuous derivatives in the energy scales, for the pull form."""
+        return Model(self.model.release, within_bins="smooth")
+
+    @cached_property
+    def groups(self) -> dict[str, Floats]:
+        """The covariance of each group of systematics, at the nominal parameters."""
+        return covariance.by_group(self.model)
+
+    @cached_property
+    def systematic(self) -> Floats:
+        return np.asarray(sum(self.groups.values()))
+
+    @cached_property
+    def start(self) -> dict[str, float]:
+        return self.model.parameters.values(fits.free_names(self.model))
+
+    @cached_property
+    def fit(self) -> intervals.Fit:
+        """The official convention: covariance, its statistical part frozen at the start."""
+        return intervals.fit(fits.covariance_cost(self.model, self.systematic), self.start)
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def model(analysis: Analysis) -> None:
+    """What is read and predicted before any fit."""
+    data, expected = analysis.model.release, _counts(analysis.model, analysis.start)
+    halls = {"EH1": slice(0, 5), "EH2": slice(5, 10), "EH3": slice(10, 21)}
+    counts, background = data.observed.sum(1), analysis.model.background(analysis.model.nominal).sum(-1).numpy()
+    shown = (counts, background, data.livetime / DAY, expected.reshape(21, 26).sum(1))
+    rows = [[hall, *(f"{each[at].sum():,.0f}" for each in shown)] for hall, at in halls.items()]
+    header = ["", "candidates", "background", "days x detectors", "expected before the fit"]
+    analysis.tables.append(report.Table("The data, by experimental hall", header, rows))
+    analysis.numbers["candidates"] = report.number(float(counts.sum()))
+
+
+def fit(analysis: Analysis) -> None:
+    """The measurement, beside the published one, and how it depends on conventions."""
+    found, cost = analysis.fit, fits.covariance_cost(analysis.model, analysis.systematic)
+    errors = intervals.minos(cost, fits.INTEREST, start=found.values)
+    header = ["", "value", "uncertainty", "MINOS", "official analysis", "published"]
+    rows = [_row(name, found, errors, k) for k, name in enumerate(fits.INTEREST)]
+    rows.append(["chi2 / dof", f"{found.minimum:.3f} / 525", "", "", "557.976", ""])
+    analysis.tables.append(report.Table("Covariance form, normal ordering", header, rows))
+    for name in fits.INTEREST:
+        analysis.numbers[name] = report.number(found.values[name], found.errors[name], published=PUBLISHED[name][0])
+    analysis.numbers["chi2"] = report.number(found.minimum, published=OFFICIAL["chi2"][0])
+    _conventions(analysis)
+    prediction = _counts(analysis.model, found.values)
+    without = _counts(analysis.model, {**found.values, AMPLITUDE: 0.0})
+    background = analysis.model.background(analysis.model.nominal).flatten().numpy()
+    analysis.pictures += [
+        report.Picture("spectra", figures.spectra(analysis.model, prediction, background), "candidates, best fit and "
+                       "backgrounds in each detector and period"),
+        report.Picture("halls", figures.halls(analysis.model, prediction, background, unoscillated=without),
+                       "the same by experimental hall, and over the expectation without mixing by theta_13"),
+        report.Picture("oscillation", figures.far_near(analysis.model, found.values), "survival probability of "
+                       "electron antineutrinos against effective baseline over energy"),
+    ]  # fmt: skip
+
+
+def scan(analysis: Analysis) -> None:
+    """The likelihood in both parameters, all others profiled."""
+    cost, values = fits.covariance_cost(analysis.model, analysis.systematic), analysis.fit.values
+    contour = intervals.contour(cost, AMPLITUDE, SPLITTING, cls=figures.LEVELS, points=15, start=values)
+    profiles = {name: intervals.profile(cost, name, points=21, span=4.0, start=values) for name in fits.INTEREST}
+    analysis.pictures.append(report.Picture("contour", figures.contour(contour, profiles), "regions of 68.3, 95.5 and "
+                                            "99.7% for both parameters, and the profiles of each"))  # fmt: skip
+
+
+def budget(analysis: Analysis) -> None:
+    """What limits the measurement: the fit without each group of systematics."""
+    full, found = analysis.fit, {}
+    for name, own in analysis.groups.items():
+        cost = fits.covariance_cost(analysis.model, analysis.systematic - own)
+        found[name] = _difference(full, intervals.fit(cost, full.values))
+    # a covariance that vanishes beside the statistical one
+    bare = intervals.fit(fits.covariance_cost(analysis.model, 1e-9 * np.diag(analysis.model.observed)), full.values)
+    statistical, total = _errors(bare), _errors(full)
+    axes = figures.budget(analysis.model.parameters, found, statistical=statistical, total=total)
+    analysis.pictures.append(report.Picture("budget", axes, "what each group of systematic uncertainties adds in "
+                                            "quadrature; without it the fit would know so much better"))  # fmt: skip
+    for group, sizes in {"statistical": statistical, **found}.items():
+        for name, size in zip(fits.INTEREST, sizes, strict=True):
+            analysis.numbers[f"budget.{group}.{name}"] = report.number(size)
+
+
+def pulls(analysis: Analysis) -> None:
+    """Nuisances as parameters, with Poisson's statistic and with the combined variance."""
+    model, rows = analysis.smooth, []
+    modes, start = fits.Modes.of(model), analysis.fit.values
+    start = fits.pull_start(model, modes, fits.covariance_cost(model, analysis.systematic), start)
+    for statistic, title in (("cnp", "combined Neyman-Pearson"), ("poisson", "Poisson")):
+        found = intervals.fit(fits.pull_cost(model, modes, statistic), start)
+        start = found.values
+        rows.append([title, *_both(found), f"{found.minimum:.2f}", str(found.calls.gradient)])
+        for name in fits.INTEREST:
+            analysis.numbers[f"pulls.{statistic}.{name}"] = report.number(found.values[name], found.errors[name])
+    caption = f"Pull form: {len(found.names)} parameters"
+    analysis.tables.append(report.Table(caption, ["", *_titles(), "-2 log L", "gradients"], rows))
+    axes = figures.pulls(model, found.values, found.errors)
+    analysis.pictures.append(report.Picture("pulls", axes, "pulls of the nuisance parameters with their uncertainty "
+                                            "after the fit, in units of that before"))  # fmt: skip
+
+
+STEPS: Mapping[str, Callable[[Analysis], None]] = {
+    "model": model, "fit": fit, "scan": scan, "budget": budget, "pulls": pulls,
+}  # fmt: skip
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _counts(model: Model, values: Mapping[str, float]) -> Floats:
+    """The expected counts (546,)."""
+    with torch.no_grad():
+        return model.predict(torch.tensor(list(values.values()), dtype=torch.float64), tuple(values)).numpy()
+
+
+def _conventions(analysis: Analysis) -> None:
+    """The same data under other choices."""
+    official, systematic = analysis.model, analysis.systematic
+    relative = Model(official.release, site_sigma="relative")
+    inverted = Model(official.release, ordering=-1)
+    found = {
+        "variance frozen at the start (official)": analysis.fit,
+        "variance of each step": _fitted(analysis, official, systematic, frozen=False),
+        "covariance and variance at the best fit": _at_best(analysis),
+        "relative uncertainties of site backgrounds": _fitted(analysis, relative, covariance.systematic(relative)),
+        "smooth within bins": _fitted(analysis, analysis.smooth, covariance.systematic(analysis.smooth)),
+        "inverted ordering": _fitted(analysis, inverted, covariance.systematic(inverted)),
+    }
+    rows = [[name, *_both(fit), f"{fit.minimum:.2f}"] for name, fit in found.items()]
+    analysis.tables.append(report.Table("Conventions (the mass splitting is |Delta m^2_32|)",
+                                        ["", *_titles(), "chi2"], rows))  # fmt: skip
+    analysis.numbers["inverted.dm2_32"] = report.number(
+        found["inverted ordering"].values[SPLITTING], found["inverted ordering"].errors[SPLITTING],
+        published=PUBLISHED["inverted"][0],
+    )  # fmt: skip
+
+
+def _at_best(analysis: Analysis) -> intervals.Fit:
+    """Everything that says how much the data fluctuate, taken where the first fit ends."""
+    best = analysis.fit.values
+    cost = fits.covariance_cost(analysis.model, covariance.systematic(analysis.model, best), at=best)
+    return intervals.fit(cost, best)
+
+
+def _fitted(analysis: Analysis, model: Model, systematic: Floats, *, frozen: bool = True) -> intervals.Fit:
+    return intervals.fit(fits.covariance_cost(model, systematic, frozen=frozen), analysis.fit.values)
+
+
+def _errors(found: intervals.Fit) -> figures.Pair:
+    return found.errors[AMPLITUDE], found.errors[SPLITTING]
+
+
+def _difference(full: intervals.Fit, without: intervals.Fit) -> figures.Pair:
+    """In quadrature; 0 where the uncertainty does not shrink."""
+    amplitude, splitting = np.sqrt(np.maximum(np.square(_errors(full)) - np.square(_errors(without)), 0.0)).tolist()
+    return amplitude, splitting
+
+
+def _titles() -> list[str]:
+    return ["sin^2(2 theta13)", "dm2_32, 10^-3 eV^2"]
+
+
+def _shown(name: str, value: float, error: float | None) -> str:
+    scale, digits = (1e3, 4) if name == SPLITTING else (1.0, 5)
+    return f"{value * scale:.{digits}f}" + ("" if error is None else f" +- {error * scale:.{digits}f}")
+
+
+def _both(found: intervals.Fit) -> list[str]:
+    return [_shown(name, found.values[name], found.errors[name]) for name in fits.INTEREST]
+
+
+def _row(name: str, found: intervals.Fit, errors: intervals.Minos, k: int) -> list[str]:
+    scale, title = (1e3, _titles()[1]) if name == SPLITTING else (1.0, _titles()[0])
+    sides = f"-{errors.down[k] * scale:.5f} +{errors.up[k] * scale:.5f}"
+    others = [_shown(name, *known[name]) for known in (OFFICIAL, PUBLISHED)]  # type: ignore[arg-type]
+    return [title, f"{found.values[name] * scale:.5f}", f"{found.errors[name] * scale:.5f}", sides, *others]
+
+
+# -- the program -------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    analysis = Analysis()
+    for step in options.steps:
+        clock = time.perf_counter(), time.process_time()
+        before = len(analysis.tables)
+        STEPS[step](analysis)
+        print("\n".join(f"{table}\n" for table in analysis.tables[before:]))
+        wall, cpu = (after - at for after, at in zip((time.perf_counter(), time.process_time()), clock, strict=True))
+        print(f"step {step}: {wall:.1f} s, {cpu:.1f} CPU s\n", flush=True)
+    print(report.write(options.out, title=TITLE, text=[TEXT], tables=analysis.tables, pictures=analysis.pictures,
+                       seed=0, numbers=analysis.numbers))  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m analyses.dayabay", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--steps", type=_steps, default=tuple(STEPS), help=f"some of {','.join(STEPS)} (all)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; the operations are small (1)")
+    parser.add_argument("--out", type=Path, default=Path("out/dayabay"), help="folder for the results")
+    return parser.parse_args()
+
+
+def _steps(text: str) -> tuple[str, ...]:
+    chosen = tuple(part.strip() for part in text.split(",") if part.strip())
+    unknown = [name for name in chosen if name not in STEPS]
+    if unknown or not chosen:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(STEPS)}, found {', '.join(unknown) or 'none'}")
+    return chosen
+
+
+if __name__ == "__main__":
+    main()
