@@ -30,14 +30,22 @@ from nuinfer.intervals import (
     Neyman,
     Profile,
     Toys,
+    TrainingUncertainty,
+    bounded_interval,
     contour,
     coverage,
+    discovery,
+    fit,
     fit_critical_values,
     impacts,
+    limit_curve,
     local_coverage,
+    minos,
     neyman,
     profile,
     throw_toys,
+    training_uncertainty,
+    upper_limit,
 )
 from nuinfer.likelihood import BinnedMixture, LogNormal, Mixture, Normal, Process, Template, Workspace
 from nuinfer.nets import Standardise
@@ -191,6 +199,18 @@ def pulled() -> Impacts:
     return impacts(cost + Normal("lumi", 0.0, 1.0), "mu", groups={"beam": ["lumi"]})
 
 
+def counted() -> Any:
+    """25 events where 10 mu + 10 are expected."""
+    model = BinnedMixture({"SR": {"S": Template(contents=[10.0], coefficient="mu"), "B": Template(contents=[10.0])}},
+                          limits={"mu": (0, None)})  # fmt: skip
+    return model({"SR": [25]})
+
+
+def trained() -> TrainingUncertainty:
+    """Answers of 0, 1 and 2 from three bootstraps around a fit of 1 +- 1/2."""
+    return training_uncertainty(fit(Normal("mu", 1.0, 0.5)), [Normal("mu", k, 0.5) for k in (0.0, 1.0, 2.0)])
+
+
 def belt() -> Neyman:
     return neyman(Normal("mu", 0.5), {"mu": np.linspace(-2, 3, 6)}, toys=60, seed=1, cls=(0.68,), progress=False)
 
@@ -245,7 +265,11 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "class_ratio": class_ratio, "unfolded": unfolded, "tasks_results": results, "profile": profiled,
     "contour": ellipse, "impacts": pulled, "neyman": belt, "toys": toys, "critical_values": critical,
     "confidence_set": lambda: critical().confidence_set(Normal("mu", 0.5), {"mu": np.linspace(-2, 2, 9)}, cl=0.68),
-    "coverage": covering, "local_coverage": local,
+    "coverage": covering, "local_coverage": local, "fit": lambda: fit(correlated(), {"a": 0.0}),
+    "minos": lambda: minos(correlated(), ["a", "b"]), "discovery": lambda: discovery(counted(), "mu"),
+    "upper_limit": lambda: upper_limit(counted(), "mu"),
+    "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),
+    "bounded_interval": lambda: bounded_interval(counted(), "mu"), "training_uncertainty": trained,
 }  # fmt: skip
 
 

@@ -393,6 +393,50 @@ def test_stored_results_of_tasks():
     assert [(f.task, f.message) for f in found.failures] == [(2, "ArithmeticError: two is not done")]
 
 
+def test_stored_fit_and_minos():
+    found = intervals.Fit.load(example("fit"))
+    assert (found.names, found.fixed, found.valid, found.at_limit) == (("a", "b"), {}, True, ())
+    np.testing.assert_allclose(list(found.values.values()), [1, -1], atol=1e-3)
+    np.testing.assert_allclose(found.covariance, [[0.25, 0.6], [0.6, 4.0]], rtol=1e-4)
+    assert isinstance(found.calls, intervals.fits.Calls)
+    sides = intervals.Minos.load(example("minos"))
+    half = np.sqrt(stats.chi2.ppf(0.68, 1))
+    np.testing.assert_allclose([sides.down, sides.up], half * np.array([[0.5, 2.0], [0.5, 2.0]]), rtol=1e-4)
+
+
+def test_stored_signals():
+    """25 events where 10 mu + 10 are expected."""
+    found = intervals.Discovery.load(example("discovery"))
+    assert (found.name, found.null) == ("mu", 0.0)
+    assert found.z == pytest.approx(np.sqrt(2 * (25 * np.log(2.5) - 15)), rel=1e-4)
+
+    def root(n, mean):
+        return np.sqrt(2 * (mean - n + n * np.log(n / mean)))
+
+    limit = intervals.UpperLimit.load(example("upper_limit"))
+    at, expected = root(25, 10 + 10 * limit.observed), root(10, 10 + 10 * limit.observed)
+    assert stats.norm.sf(at) / stats.norm.cdf(expected - at) == pytest.approx(0.05, rel=1e-3)
+    curve = intervals.LimitCurve.load(example("limit_curve"))
+    assert curve.limit.observed == pytest.approx(limit.observed, rel=1e-6)
+    assert curve.expected.shape == (8, 5)
+    bounded = intervals.BoundedInterval.load(example("bounded_interval"))
+    assert bounded.best == pytest.approx(1.5, rel=1e-3)
+    assert root(25, 10 + 10 * bounded.high) ** 2 == pytest.approx(stats.chi2.ppf(0.95, 1), rel=0.02)
+
+
+def test_stored_training_uncertainty():
+    found = intervals.TrainingUncertainty.load(example("training_uncertainty"))
+    np.testing.assert_allclose(found.bootstraps, [[0], [1], [2]], atol=1e-3)
+    np.testing.assert_allclose(found.total, [[1.25]], rtol=1e-3)
+
+
+def test_infinite_numbers_are_saved(tmp_path):
+    open_ended = intervals.BoundedInterval("mu", 0.95, 0.0, 1.0, 0.2, np.inf)
+    open_ended.save(tmp_path / "interval.safetensors")
+    found = intervals.BoundedInterval.load(tmp_path / "interval.safetensors")
+    assert (found.name, found.low, found.high) == ("mu", 0.2, np.inf)
+
+
 def test_stored_profile_and_contour():
     """Of a at 1 +- 1/2 and b at -1 +- 2, with a correlation of 0.6."""
     found = intervals.Profile.load(example("profile"))

@@ -36,6 +36,7 @@ from scipy import optimize, stats
 from ..errors import NotConverged
 from ..likelihood.costs import asimov as asimov_data
 from .fits import Limits, Point, Problem
+from .records import Record
 from .scans import Scan, level
 
 __all__ = [
@@ -54,7 +55,7 @@ _BANDS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
+class Discovery(Record):
     """How improbable the data are without a signal.
 
     Attributes
@@ -70,6 +71,8 @@ class Discovery:
     expected:
         (5,), the significance expected there at -2, -1, 0, 1, 2 sigma; the third is the median.
     """
+
+    _KIND = "discovery"
 
     name: str
     null: float
@@ -140,7 +143,7 @@ def discovery(
 
 
 @dataclass(frozen=True, eq=False)
-class UpperLimit:
+class UpperLimit(Record):
     """A limit on a signal.
 
     Attributes
@@ -154,6 +157,8 @@ class UpperLimit:
     expected:
         (5,), the limits expected without a signal at -2, -1, 0, 1, 2 sigma; the third is the median.
     """
+
+    _KIND = "upper limit"
 
     name: str
     cl: float
@@ -238,7 +243,7 @@ def _expected_confidence(method: str, pair: _Pair, z: float, x: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class LimitCurve:
+class LimitCurve(Record):
     """How far each value of a signal is excluded: CL_s, or CL_s+b, over the parameter.
 
     Attributes
@@ -253,6 +258,8 @@ class LimitCurve:
     expected:
         (N, 5), those expected without a signal at -2, -1, 0, 1, 2 sigma of an excess; the third is the median.
     """
+
+    _KIND = "limit curve"
 
     limit: UpperLimit
     values: Floats
@@ -322,7 +329,7 @@ def _curve_values(values: ArrayLike | None, points: int, pair: _Pair, largest: f
 
 
 @dataclass(frozen=True, eq=False)
-class BoundedInterval:
+class BoundedInterval(Record):
     """An interval of a parameter with a physical boundary.
 
     Attributes
@@ -332,6 +339,8 @@ class BoundedInterval:
     best, low, high:
         The best value and the ends; ``low`` is the boundary where that is not excluded.
     """
+
+    _KIND = "bounded interval"
 
     name: str
     cl: float

@@ -24,6 +24,7 @@ from ..errors import NotConverged, closest
 from ..likelihood.constraints import Constraint
 from ..likelihood.costs import NegativeDensity
 from .minima import Crossing, Solved, Surface, minos_crossing, solve, solve_near
+from .records import Record
 
 __all__ = ["Calls", "Fit", "Point", "Problem", "fit"]
 
@@ -48,7 +49,7 @@ class Calls(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Record):
     """The parameters at the minimum, with their covariance.
 
     Attributes
@@ -72,6 +73,8 @@ class Fit:
     calls:
         Of value and gradient.
     """
+
+    _KIND = "fit"
 
     names: tuple[str, ...]
     values: dict[str, float]

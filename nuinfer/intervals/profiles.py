@@ -29,6 +29,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from .. import store
 from .fits import Limits, Problem, check_names
+from .records import Record
 from .scans import Scan, level
 
 __all__ = ["Minos", "Profile", "Regions", "merged", "minos", "profile"]
@@ -244,7 +245,7 @@ def _mended(grid: Floats, curves: Floats, slopes: Floats) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Minos:
+class Minos(Record):
     """Errors down and up from the crossings of the profiled likelihood.
 
     Attributes
@@ -260,6 +261,8 @@ class Minos:
     cl:
         The level: chi2 with one degree of freedom.
     """
+
+    _KIND = "minos"
 
     names: tuple[str, ...]
     values: Floats

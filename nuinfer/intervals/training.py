@@ -23,6 +23,7 @@ from iminuit.cost import Cost
 from numpy.typing import NDArray
 
 from .fits import Fit, Limits, Problem
+from .records import Record
 
 __all__ = ["TrainingUncertainty", "training_uncertainty"]
 
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingUncertainty:
+class TrainingUncertainty(Record):
     """What the training adds to a fit's uncertainty.
 
     Attributes
@@ -44,6 +45,8 @@ class TrainingUncertainty:
     of_fit:
         The covariance (T, T) of the fit, from the data's statistics and the nuisances.
     """
+
+    _KIND = "training uncertainty"
 
     names: tuple[str, ...]
     bootstraps: Floats
