@@ -197,6 +197,19 @@ def test_the_far_hall_follows_the_curve_and_not_one(model: Model, best: dict[str
     assert (((1 - found.observed[2]) / found.error[2]) ** 2).sum() > 3000
 
 
+def test_implied_pulls_bring_the_near_halls_to_the_curve(model: Model, best: dict[str, float]) -> None:
+    """Scales of energy and efficiency move whole halls; what is left is statistical."""
+    cost = fits.covariance_cost(model, covariance.systematic(model))
+    chi2 = []
+    for values in (best, best | fits.implied(model, cost, best)):
+        found = figures.survival(model, values)
+        pull = (found.observed * found.correction - figures.probability(found.ratio, model, values)) / found.error
+        chi2.append((pull**2).sum(1))
+    assert np.all(chi2[1] < 26 + 4 * np.sqrt(2 * 26))
+    assert chi2[1][0] < chi2[0][0] - 10
+    assert chi2[1].sum() < chi2[0].sum() - 20
+
+
 def test_correction_is_small_and_distances_near_those_published(model: Model, best: dict[str, float]) -> None:
     found = figures.survival(model, best)
     assert 0.9945 < found.correction.min() < found.correction.max() < 1.002

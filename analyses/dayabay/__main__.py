@@ -22,6 +22,7 @@ from analyses.dayabay import covariance, figures, fits
 from analyses.dayabay.model import Model
 from analyses.dayabay.release import DAY
 from nuinfer import intervals
+from nuinfer.likelihood import Binned
 
 Floats = NDArray[np.float64]
 AMPLITUDE, SPLITTING = fits.INTEREST
@@ -30,9 +31,9 @@ PUBLISHED = {**figures.PUBLISHED, "inverted": (2.571e-3, 0.060e-3)}
 OFFICIAL = {AMPLITUDE: (0.085424, 0.002325), SPLITTING: (2.47083e-3, 0.0590e-3), "chi2": (557.976, None)}
 TITLE = "Reactor antineutrinos at Daya Bay: mixing angle and mass splitting from the data release"
 TEXT = (
-    "5.5 million inverse beta decays in 21 detector-periods, from the data release alone (PyPI dayabay-data-official, "
-    "CC BY 4.0). A differentiable model of reactors, oscillation and detectors predicts the 546 bins; systematic "
-    "uncertainties enter as a covariance, or as parameters that the fit is free to pull."
+    "5.5 million candidates of inverse beta decay in 21 detector-periods, from the data release alone (PyPI "
+    "dayabay-data-official, CC BY 4.0). A differentiable model of reactors, oscillation and detectors predicts the 546 "
+    "bins; systematic uncertainties enter as a covariance, or as parameters that the fit is free to pull."
 )
 
 
@@ -67,9 +68,20 @@ class Analysis:
         return self.model.parameters.values(fits.free_names(self.model))
 
     @cached_property
+    def cost(self) -> Binned:
+        """The covariance form with the statistical variance frozen at the start."""
+        return fits.covariance_cost(self.model, self.systematic)
+
+    @cached_property
     def fit(self) -> intervals.Fit:
-        """The official convention: covariance, its statistical part frozen at the start."""
-        return intervals.fit(fits.covariance_cost(self.model, self.systematic), self.start)
+        """The official convention: that of ``cost``."""
+        return intervals.fit(self.cost, self.start)
+
+    @cached_property
+    def at_best(self) -> Binned:
+        """Everything that says how much the data fluctuate, taken where the first fit ends."""
+        best = self.fit.values
+        return fits.covariance_cost(self.model, covariance.systematic(self.model, best), at=best)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -89,36 +101,33 @@ def model(analysis: Analysis) -> None:
 
 def fit(analysis: Analysis) -> None:
     """The measurement, beside the published one, and how it depends on conventions."""
-    found, cost = analysis.fit, fits.covariance_cost(analysis.model, analysis.systematic)
-    errors = intervals.minos(cost, fits.INTEREST, start=found.values)
+    found = analysis.fit
+    errors = intervals.minos(analysis.cost, fits.INTEREST, start=found.values)
+    dof = analysis.model.observed.numel() - len(found.values)
     header = ["", "value", "uncertainty", "MINOS", "official analysis", "published"]
     rows = [_row(name, found, errors, k) for k, name in enumerate(fits.INTEREST)]
-    rows.append(["chi2 / dof", f"{found.minimum:.3f} / 525", "", "", "557.976", ""])
+    rows.append(["chi2 / dof", f"{found.minimum:.3f} / {dof}", "", "", "557.976", ""])
     analysis.tables.append(report.Table("Covariance form, normal ordering", header, rows))
     for name in fits.INTEREST:
         analysis.numbers[name] = report.number(found.values[name], found.errors[name], published=PUBLISHED[name][0])
     analysis.numbers["chi2"] = report.number(found.minimum, published=OFFICIAL["chi2"][0])
     _conventions(analysis)
-    prediction = _counts(analysis.model, found.values)
-    without = _counts(analysis.model, {**found.values, AMPLITUDE: 0.0})
-    background = analysis.model.background(analysis.model.nominal).flatten().numpy()
-    analysis.pictures += [
-        report.Picture("spectra", figures.spectra(analysis.model, prediction, background), "candidates, best fit and "
-                       "backgrounds in each detector and period"),
-        report.Picture("halls", figures.halls(analysis.model, prediction, background, unoscillated=without),
-                       "the same by experimental hall, and over the expectation without mixing by theta_13"),
-        report.Picture("oscillation", figures.far_near(analysis.model, found.values), "survival probability of "
-                       "electron antineutrinos against effective baseline over energy"),
-    ]  # fmt: skip
+    analysis.pictures += _compared(analysis)
 
 
 def scan(analysis: Analysis) -> None:
     """The likelihood in both parameters, all others profiled."""
-    cost, values = fits.covariance_cost(analysis.model, analysis.systematic), analysis.fit.values
+    cost, values = analysis.cost, analysis.fit.values
     contour = intervals.contour(cost, AMPLITUDE, SPLITTING, cls=figures.LEVELS, points=15, start=values)
-    profiles = {name: intervals.profile(cost, name, points=21, span=4.0, start=values) for name in fits.INTEREST}
-    analysis.pictures.append(report.Picture("contour", figures.contour(contour, profiles), "regions of 68.3, 95.5 and "
-                                            "99.7% for both parameters, and the profiles of each"))  # fmt: skip
+    profiles, others = ({name: intervals.profile(each, name, points=21, span=4.0, start=values)
+                         for name in fits.INTEREST} for each in (cost, analysis.at_best))  # fmt: skip
+    both = {name: {"at the start": profiles[name], "at the best fit": others[name]} for name in fits.INTEREST}
+    analysis.pictures += [
+        report.Picture("contour", figures.contour(contour, profiles), "regions of 68.3, 95.5 and 99.7% for both "
+                       "parameters, and the profiles of each"),
+        report.Picture("profiles", figures.profiles(both), "profiles with covariance and variance taken at the start, "
+                       "as in the official analysis, or at the best fit"),
+    ]  # fmt: skip
 
 
 def budget(analysis: Analysis) -> None:
@@ -131,8 +140,8 @@ def budget(analysis: Analysis) -> None:
     bare = intervals.fit(fits.covariance_cost(analysis.model, 1e-9 * np.diag(analysis.model.observed)), full.values)
     statistical, total = _errors(bare), _errors(full)
     axes = figures.budget(analysis.model.parameters, found, statistical=statistical, total=total)
-    analysis.pictures.append(report.Picture("budget", axes, "what each group of systematic uncertainties adds in "
-                                            "quadrature; without it the fit would know so much better"))  # fmt: skip
+    analysis.pictures.append(report.Picture("budget", axes, "what the uncertainty loses in quadrature without each "
+                                            "group of systematics; the shares need not add up to 100%"))  # fmt: skip
     for group, sizes in {"statistical": statistical, **found}.items():
         for name, size in zip(fits.INTEREST, sizes, strict=True):
             analysis.numbers[f"budget.{group}.{name}"] = report.number(size)
@@ -142,7 +151,7 @@ def pulls(analysis: Analysis) -> None:
     """Nuisances as parameters, with Poisson's statistic and with the combined variance."""
     model, rows = analysis.smooth, []
     modes, start = fits.Modes.of(model), analysis.fit.values
-    start = fits.pull_start(model, modes, fits.covariance_cost(model, analysis.systematic), start)
+    start = fits.pull_start(model, modes, analysis.cost, start)
     for statistic, title in (("cnp", "combined Neyman-Pearson"), ("poisson", "Poisson")):
         found = intervals.fit(fits.pull_cost(model, modes, statistic), start)
         start = found.values
@@ -151,6 +160,9 @@ def pulls(analysis: Analysis) -> None:
             analysis.numbers[f"pulls.{statistic}.{name}"] = report.number(found.values[name], found.errors[name])
     caption = f"Pull form: {len(found.names)} parameters"
     analysis.tables.append(report.Table(caption, ["", *_titles(), "-2 log L", "gradients"], rows))
+    largest = sorted(fits.pulls(model, found.values).items(), key=lambda pull: -abs(pull[1]))[:5]
+    analysis.tables.append(report.Table("The largest pulls, Poisson", ["", "standard deviations"],
+                                        [[name, f"{size:+.2f}"] for name, size in largest]))  # fmt: skip
     axes = figures.pulls(model, found.values, found.errors)
     analysis.pictures.append(report.Picture("pulls", axes, "pulls of the nuisance parameters with their uncertainty "
                                             "after the fit, in units of that before"))  # fmt: skip
@@ -170,6 +182,24 @@ def _counts(model: Model, values: Mapping[str, float]) -> Floats:
         return model.predict(torch.tensor(list(values.values()), dtype=torch.float64), tuple(values)).numpy()
 
 
+def _compared(analysis: Analysis) -> list[report.Picture]:
+    """Data beside the best fit, with the pulls of the nuisances that it implies."""
+    model, values = analysis.model, {**analysis.fit.values}
+    values |= fits.implied(model, analysis.cost, values)
+    prediction = _counts(model, values)
+    without = _counts(model, {**values, AMPLITUDE: 0.0, "sin2_2theta12": 0.0})
+    here = model.values(torch.tensor(list(values.values()), dtype=torch.float64), tuple(values))
+    background = model.background(here).flatten().numpy()
+    return [
+        report.Picture("spectra", figures.spectra(model, prediction, background), "candidates, best fit (with the "
+                       "pulls of the nuisances that it implies) and backgrounds in each detector and period"),
+        report.Picture("halls", figures.halls(model, prediction, background, unoscillated=without),
+                       "the same by experimental hall, and over the expectation without oscillation"),
+        report.Picture("oscillation", figures.far_near(model, values), "survival probability of electron "
+                       "antineutrinos against effective baseline over energy; statistical errors"),
+    ]  # fmt: skip
+
+
 def _conventions(analysis: Analysis) -> None:
     """The same data under other choices."""
     official, systematic = analysis.model, analysis.systematic
@@ -178,7 +208,7 @@ def _conventions(analysis: Analysis) -> None:
     found = {
         "variance frozen at the start (official)": analysis.fit,
         "variance of each step": _fitted(analysis, official, systematic, frozen=False),
-        "covariance and variance at the best fit": _at_best(analysis),
+        "covariance and variance at the best fit": intervals.fit(analysis.at_best, analysis.fit.values),
         "relative uncertainties of site backgrounds": _fitted(analysis, relative, covariance.systematic(relative)),
         "smooth within bins": _fitted(analysis, analysis.smooth, covariance.systematic(analysis.smooth)),
         "inverted ordering": _fitted(analysis, inverted, covariance.systematic(inverted)),
@@ -190,13 +220,6 @@ def _conventions(analysis: Analysis) -> None:
         found["inverted ordering"].values[SPLITTING], found["inverted ordering"].errors[SPLITTING],
         published=PUBLISHED["inverted"][0],
     )  # fmt: skip
-
-
-def _at_best(analysis: Analysis) -> intervals.Fit:
-    """Everything that says how much the data fluctuate, taken where the first fit ends."""
-    best = analysis.fit.values
-    cost = fits.covariance_cost(analysis.model, covariance.systematic(analysis.model, best), at=best)
-    return intervals.fit(cost, best)
 
 
 def _fitted(analysis: Analysis, model: Model, systematic: Floats, *, frozen: bool = True) -> intervals.Fit:

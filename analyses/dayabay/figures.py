@@ -316,7 +316,7 @@ def far_near(model: Model, values: Mapping[str, float]) -> Axes:
     for i, (hall, color, marker) in enumerate(zip(SITES, PALETTE, MARKERS, strict=False)):
         ax.errorbar(found.ratio[i], y[i], error[i], fmt=marker, color=color, markersize=3.3, elinewidth=1, label=hall,
                     zorder=3)  # fmt: skip
-    ax.set(xlim=(0, fine[-1]), ylim=(0.895, 1.015), ylabel=r"$P(\bar\nu_e \rightarrow \bar\nu_e)$")
+    ax.set(xlim=(0, fine[-1]), ylim=(0.895, 1.03), ylabel=r"$P(\bar\nu_e \rightarrow \bar\nu_e)$")
     ax.set_xlabel(r"$L_\mathrm{eff}\, \langle 1 / E_\nu \rangle$ (km / MeV)")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[1:] + handles[:1], labels[1:] + labels[:1], loc="upper right")

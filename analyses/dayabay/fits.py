@@ -4,7 +4,7 @@ Covariance form: :math:`(n - \mu)^T [V_{syst} + D]^{-1} (n - \mu)` in 21 paramet
 variance 3 / (1/n + 2/mu), "frozen" at the initial parameters (what the official analysis does) or that of each step.
 
 Pull form: the statistical part, with 3 / (1/n + 2/mu) or Poisson's, in these 21 and all constrained parameters; it
-needs a model with ``within_bins="smooth"``, since the slopes of one with flat bins jump.  The
+wants a model with ``within_bins="smooth"``, since the slopes of one with flat bins jump.  The
 904 uncorrelated uncertainties of the antineutrino spectra change the counts in 26 ways only.  They are unit normals,
 and so are their components along any orthogonal directions: those along the right singular vectors of the 546 x 904
 derivatives, each divided by its statistical error, are fitted, the directions that change nothing stay at 0.
@@ -103,13 +103,18 @@ def pull_cost(model: Model, modes: Modes, statistic: Statistic = "cnp", *, data:
     return cost + Normal(modes.names, np.zeros(len(modes.names)), covariance=np.eye(len(modes.names)))
 
 
-def pull_start(model: Model, modes: Modes, cost: Binned, values: Mapping[str, float]) -> dict[str, float]:
-    """Where the pull form's fit begins: the best fit of the covariance form ``cost``, and the pulls that it implies."""
+def implied(model: Model, cost: Binned, values: Mapping[str, float]) -> dict[str, float]:
+    """All constrained parameters, as the best fit ``values`` of the covariance form ``cost`` implies them."""
     mean, counts = cost.expected(values), model.observed.numpy()
     variance = np.asarray(cost.covariance) + np.diag(3 / (1 / np.maximum(counts, 1.0) + 2 / mean))
-    implied = covariance.implied(model, values, np.linalg.inv(variance))
-    fitted = {n: v for n, v in implied.items() if model.parameters.where[n][0] != "spectrum_uncorrelated"}
-    return {**values, **fitted, **modes.along(implied, model)}
+    return covariance.implied(model, values, np.linalg.inv(variance))
+
+
+def pull_start(model: Model, modes: Modes, cost: Binned, values: Mapping[str, float]) -> dict[str, float]:
+    """Where the pull form's fit begins: the best fit of the covariance form ``cost``, and the pulls that it implies."""
+    every = implied(model, cost, values)
+    fitted = {n: v for n, v in every.items() if model.parameters.where[n][0] != "spectrum_uncorrelated"}
+    return {**values, **fitted, **modes.along(every, model)}
 
 
 def pulls(model: Model, values: Mapping[str, float], groups: Sequence[str] = ()) -> dict[str, float]:

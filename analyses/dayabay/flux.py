@@ -2,9 +2,11 @@ r"""Antineutrino spectra folded with the cross-section: what is left of the inte
 
 The rate in a bin of deposited energy is an integral of fixed functions (cross-section, kinematics, an isotope's
 spectrum) times smooth ones that parameters change (survival probability, free correction of the spectrum).  The fixed
-ones are done once, with 15 points a bin, and kept as weights at a few nodes, the Gauss rule of the measure that they
-make in that bin: two nodes, exact for a cubic polynomial of the rest.  Where the free correction has a kink within a
-bin, each side of the kink has nodes of its own.
+ones are done once, with 15 points a bin, and kept as weights at two nodes a bin: those of the Gauss rule of the measure
+that cross-section and mean spectrum make there, which is exact for a cubic polynomial of the rest.  The parts of the
+spectrum (isotopes, what is out of equilibrium, spent fuel, points of the uncertainties) have their own weights at these
+nodes, exact for a straight line.  Where the free correction has a kink within a bin, each side of the kink has nodes of
+its own.
 
 Source of the construction: Golub, Welsch, Math. Comp. 23 (1969) 221; two nodes have a closed form.
 """
@@ -25,7 +27,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """Weights of the fixed parts at nodes; in cm^2 an antineutrino for spectra per fission.
+    """Weights of the fixed parts at nodes, in cm^2 a fission: integrals of cross-section times antineutrinos a fission.
 
     Attributes
     ----------
@@ -42,7 +44,7 @@ class Folded:
     nonequilibrium:
         (3, 2, C) of the isotopes with such a correction.
     spent_fuel:
-        (6, 2, C) by reactor, for one fission a second of the mean fuel.
+        (6, 2, C) by reactor, of the mean fuel.
     """
 
     energy: Floats

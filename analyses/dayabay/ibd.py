@@ -1,4 +1,4 @@
-r"""Inverse beta decay: cross-section and kinematics to first order in 1/M, and the quadrature over a bin of energy.
+r"""Inverse beta decay: cross-section to first order in 1/M, kinematics, and the quadrature over a bin of energy.
 
 For an antineutrino of energy E on a proton at rest, with the positron's energy and angle at zeroth order
 :math:`E^{(0)}_e = E - \Delta`, :math:`v^{(0)}_e = p^{(0)}_e/E^{(0)}_e`,
@@ -10,9 +10,10 @@ For an antineutrino of energy E on a proton at rest, with the positron's energy 
         + (f^2 - g^2) v^{(1)}_e \cos\theta\big] E^{(1)}_e p^{(1)}_e
         - \frac{\sigma_0}{2} \frac{\Gamma}{M} E^{(0)}_e p^{(0)}_e
 
-Sources: Vogel, Beacom, Phys. Rev. D 60 (1999) 053003 (hep-ph/9903554), equations 11 to 13 and the kinematics of 4; its
-normalisation by the neutron's lifetime is equation 9 there.  For energies of the positron the measure is
-:math:`dE/dE_e`.
+Source: Vogel, Beacom, Phys. Rev. D 60 (1999) 053003 (hep-ph/9903554), equations 11 to 13, normalised by the neutron's
+lifetime as told there: :math:`\sigma_0 (f^2 + 3 g^2) = 2 \pi^2 / (m_e^5 f_R \tau_n)` with the phase-space factor
+:math:`f_R`.  Only the cross-section is expanded: the antineutrino's energy is that of two bodies exactly, and its
+measure for energies of the positron is :math:`dE/dE_e`.
 """
 
 from __future__ import annotations

@@ -52,6 +52,8 @@ PARAMETER_FILES = (
     "reactor_thermal_power_nominal", "reactor_thermal_power_uncertainty", "survival_probability",
     "survival_probability_constants", "survival_probability_solar",
 )  # fmt: skip
+# all that the release's own analysis takes; two of them are only checked: detector_normalization is 1, which the free
+# spectrum makes superfluous, survival_probability_constants the ordering of masses, an option of the model
 
 
 @dataclass(frozen=True, eq=False)
