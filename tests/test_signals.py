@@ -100,11 +100,11 @@ def test_mixture_impacts_agree_with_the_independent_likelihood() -> None:
     assert found.free == ()
     for name in ("shift", "rate"):
         k = found.parameters.index(name)
-        assert found.pulls[k] == pytest.approx(profiled({}, best.values)[1][name], abs=5e-3)
+        assert found.pulls[k] == pytest.approx(profiled({}, best.values)[1][name], abs=1e-3)
         for side in (0, 1):
             held = {name: best.values[name] + (2 * side - 1) * best.errors[name]}
             shift = profiled(held, {**best.values, **held})[1]["mu"] - best.values["mu"]
-            assert found.postfit[k, side] == pytest.approx(shift, abs=5e-3 * best.errors["mu"])
+            assert found.postfit[k, side] == pytest.approx(shift, abs=1e-3 * best.errors["mu"])
     assert found.sizes[0] > 0.05 * best.errors["mu"]
 
 
