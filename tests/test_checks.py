@@ -12,7 +12,7 @@ from scipy import stats
 
 import nuinfer as nu
 from nuinfer.likelihood import Mixture, Normal, Process, TwoPoint, report
-from nuinfer.likelihood.checks import _by_reference, _pull
+from nuinfer.likelihood.checks import Check, _by_reference, _fails, _pull
 
 Floats = NDArray[np.float64]
 Log = Callable[[nu.Events], Floats]
@@ -230,3 +230,16 @@ def test_bad_input() -> None:
     twin = Mixture({"S": Process(yields=10, coefficient="a + b")}, reference)
     with pytest.raises(ValueError, match=r"do not determine '[ab]'"):
         report(twin, reference, {}, at={"a": 0.5, "b": 0.5})
+
+
+def test_a_sample_without_events_is_named() -> None:
+    found = simulation(1, n=200)
+    found["S"] = found["S"].select(np.arange(0))
+    with pytest.raises(ValueError, match="sample of S"):
+        checked(found, model(found["reference"]))
+
+
+def test_a_closure_that_is_no_number_fails() -> None:
+    nan = float("nan")
+    assert _fails(Check("simulation closure", "mu", nan, 1.0, 0.0, nan), 1e-3, 0.1)
+    assert not _fails(Check("simulation closure", "mu", 0.05, 0.01, 0.0, 1e-6), 1e-3, 0.1)

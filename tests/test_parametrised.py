@@ -38,6 +38,7 @@ from nuinfer.ratio.draws import Design, Pairing, Reweighting
 from nuinfer.ratio.gold import check_joint_ratio, kolmogorov_smirnov
 from nuinfer.ratio.learned import Reordered, network_outputs
 from nuinfer.ratio.parameters import Parameters, with_gradient
+from nuinfer.ratio.reports import Judged, parametrised_report, score_report
 from nuinfer.resample import Resample
 from nuinfer.simulators import LinearGaussian
 
@@ -1423,3 +1424,27 @@ def test_a_parametrised_ratio_at_one_theta_is_the_ratio_of_two_samples() -> None
     for log in (plain.log(TEST), fitted("bce").log(TEST, {"theta": 1.0})):
         assert cost(log, exact=exact) < 60
     assert cost(fitted("bce").log(TEST, {"theta": -1.0}), exact=exact) > 300
+
+
+def test_a_region_without_reference_says_so() -> None:
+    """Four regions cannot share three events of the reference; of enough events the report is made."""
+    rng = np.random.default_rng(3)
+    theta = np.linspace(-1, 1, 400)[:, None]
+    one, zero = Events({"x": rng.normal(theta[:, 0])}), Events({"x": rng.normal(size=400)})
+    parameters = Parameters.of(["m"], theta)
+
+    def log(events: Events, at: Any) -> Any:
+        m = np.atleast_2d(at)[:, 0]
+        return events["x"] * m - m**2 / 2
+
+    few = Judged(one, theta, zero.select(np.arange(3)), None)
+    with pytest.raises(ValueError, match=r"reference: expected a positive total weight .* region .* fewer regions="):
+        parametrised_report(log, parameters, Features(["x"]), few, 4, 5, 0)
+    found = parametrised_report(log, parameters, Features(["x"]), Judged(one, theta, zero, None), 4, 5, 0)
+    assert len(found.regions) == 4
+
+
+def test_pulls_of_a_score_that_is_the_joint_one_are_no_numbers() -> None:
+    same, weight = np.arange(5.0)[:, None] - 2, np.ones(5)
+    assert np.isnan(score_report(("a",), weight, same, same, 3).curves["a"].pulls).all()
+    assert np.isfinite(score_report(("a",), weight, same, same + 1, 3).curves["a"].pulls).all()

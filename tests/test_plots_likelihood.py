@@ -705,18 +705,29 @@ def test_limits_on_a_logarithmic_axis_have_to_be_positive() -> None:
         plots.limit({"a": limited(-1.0)}, scale="log")
 
 
+def test_an_observed_limit_below_all_bands_is_on_the_panel() -> None:
+    low, usual = (dataclasses.replace(limited(1.0), observed=seen) for seen in (-2.0, 1.0))
+    assert plots.limit({"a": low, "b": usual}).get_xlim()[0] <= -2.0
+    assert plots.limit({1.0: low, 2.0: usual}).get_ylim()[0] <= -2.0
+    assert plots.limit({"a": usual, "b": usual}).get_xlim()[0] == 0.0
+
+
 @pytest.mark.parametrize("seen", [10.0, 22.0, 30.0])
 @pytest.mark.parametrize("method", ["cls", "clsb"])
 def test_the_curve_of_a_gaussian_count_has_its_closed_form(seen: float, method: str) -> None:
     """x = (n - 20) / 2 with error 2.5: CL_s+b = Phi((x - mu) / 2.5), 1/2 for mu below x; over CL_b = Phi(x / 2.5)."""
     found, phi = curved(seen, method), stats.norm.cdf
     mu, x, sd = found.values, (seen - 20) / 2, 2.5
-    above, below = phi((np.minimum(x, mu) - mu) / sd), phi(np.minimum(x, mu) / sd)
-    exact = above / (below if method == "cls" else 1)
-    exact[0] = 1.0 if method == "cls" else 0.5  # nothing is below the null: q~ is 0 there whatever is seen
-    assert_allclose(found.observed, exact, atol=1e-4)
+
+    def exact(x: float) -> Any:
+        above, below = phi((np.minimum(x, mu) - mu) / sd), phi(np.minimum(x, mu) / sd)
+        return above / (below if method == "cls" else 1)
+
+    observed, above = exact(x), phi((np.minimum(x, mu) - mu) / sd)
+    observed[0] = 1.0 if method == "cls" else 0.5  # nothing is below the null: q~ is 0 there whatever is seen
+    assert_allclose(found.observed, observed, atol=1e-4)
     for column, n in zip(found.expected.T, range(-2, 3), strict=True):
-        assert_allclose(column, phi(n - mu / sd) / (phi(n) if method == "cls" else 1), atol=1e-4)
+        assert_allclose(column, exact(n * sd), atol=1e-4)  # of an experiment that sees an excess of n sigma
     assert (len(mu), mu[0]) == (40, 0)
     assert mu[-1] > max(found.limit.observed, found.limit.expected[-1])
     plain = intervals.upper_limit(
@@ -728,6 +739,45 @@ def test_the_curve_of_a_gaussian_count_has_its_closed_form(seen: float, method: 
         assert np.all(found.observed >= above - 1e-9)
         assert found.observed[0] == pytest.approx(1)
     assert "LimitCurve(40 values from 0 to" in repr(found)
+
+
+def test_expected_curves_are_quantiles_of_experiments_without_a_signal() -> None:
+    """CL_s+b of 20,001 experiments at their quantiles; it is 1/2 where an experiment finds more than mu."""
+    grid, phi = np.array([0.5, 1.0, 2.5]), stats.norm.cdf
+    found = limit_curve(Normal("mu", 0.0), "mu", grid, method="clsb")
+    x = stats.norm.ppf((np.arange(20_001) + 0.5) / 20_001)[:, None]
+    experiments = np.where(x > grid, 0.5, phi(x - grid))
+    exact = np.quantile(experiments, phi(np.arange(-2, 3)), axis=0).T
+    assert_allclose(found.expected, exact, atol=1e-3)
+    assert found.expected[1, 4] < phi(2 - 1) - 0.3  # what it would be without the boundary
+
+
+def test_a_limit_of_a_low_level_lies_below_the_best_value() -> None:
+    """Below x CL_s = 1/2 / Phi(mu / sd), at 0.7 where Phi is 0.5/0.7; at 95% the limit is above x."""
+    low, high = (intervals.upper_limit(Normal("mu", 1.0), "mu", cl=cl) for cl in (0.3, 0.95))
+    assert low.observed == pytest.approx(stats.norm.ppf(0.5 / 0.7), abs=1e-4)
+    assert low.observed < 1.0 < high.observed
+
+
+def test_nothing_is_excluded_at_the_null() -> None:
+    """Exactly, where q~ and q_A are the rounding of -2 log L."""
+    for seed in range(8, 12):
+        rng = np.random.default_rng(seed)
+        root = rng.normal(size=(4, 4))
+        at = np.r_[-9.0, rng.normal(size=3)]
+        names = ["mu", "a", "b", "c"]
+        cost = Normal(names, at, covariance=root @ root.T + 0.1 * np.eye(4)) + Normal("a") + Normal("b") + Normal("c")
+        found = limit_curve(cost, "mu", points=3)
+        assert found.observed[0] == 1.0
+        assert_array_equal(found.expected[0], 1.0)
+
+
+def test_a_deficit_of_45_sigma_has_a_limit() -> None:
+    """CL_s of x = -45 by the asymptotic expansion of Mills' ratio: sf(t) = phi(t) / (t + 1 / t) to 1e-6."""
+    found = limit_curve(Normal("mu", -45.0), "mu", [0.0, 0.05, 0.1])
+    t = 45 + found.values
+    exact = np.exp(-(t**2 - 45.0**2) / 2) * (45 + 1 / 45) / (t + 1 / t)
+    assert_allclose(found.observed, exact, rtol=1e-3)
 
 
 def test_limit_curve_refuses() -> None:

@@ -223,23 +223,31 @@ def _check_limit(cl: float, method: str) -> None:
 
 
 def _limit(pair: _Pair, cl: float, method: str) -> UpperLimit:
-    observed = pair.crossing(lambda x: _confidence(method, pair.root(x), pair.z(x)), 1 - cl, pair.observed.best)
+    def confidence(x: float) -> float:
+        return _confidence(method, pair.root(x), pair.z(x))
+
+    best, null = pair.observed.best, pair.observed.null
+    # below the best value q~ is 0 and the confidence above 1/2: only levels below that are crossed there
+    observed = pair.crossing(confidence, 1 - cl, best if confidence(best) > 1 - cl else null)
     bands = []
     for n in _BANDS.tolist():
         # without a signal sqrt(q~) - sqrt(q_A) is a standard normal: an excess of n sigma is one of -n
         band = partial(_expected_confidence, method, pair, -n)
-        bands.append(pair.crossing(band, 1 - cl, pair.observed.null))
-    return UpperLimit(pair.observed.name, cl, method, pair.observed.best, observed, np.array(bands))
+        bands.append(pair.crossing(band, 1 - cl, null))
+    return UpperLimit(pair.observed.name, cl, method, best, observed, np.array(bands))
 
 
 def _confidence(method: str, root: float, z: float) -> float:
     """CL_s or CL_s+b for sqrt(q_A) and z."""
-    above = float(stats.norm.sf(z + root))
-    return above / float(stats.norm.sf(z)) if method == "cls" else above
+    above = float(stats.norm.logsf(z + root))
+    # of logarithms: far down both underflow
+    return math.exp(above - float(stats.norm.logsf(z)) if method == "cls" else above)
 
 
 def _expected_confidence(method: str, pair: _Pair, z: float, x: float) -> float:
-    return _confidence(method, pair.root(x), z)
+    """As of data; where the excess is of more than x, q~ is 0 as it is in those."""
+    root = pair.root(x)
+    return _confidence(method, root, max(z, -root))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +264,8 @@ class LimitCurve(Record):
         (N,), the confidence of the data at each value; at that without a signal nothing can be told apart, and it is 1
         for CL_s, 1/2 for CL_s+b.
     expected:
-        (N, 5), those expected without a signal at -2, -1, 0, 1, 2 sigma of an excess; the third is the median.
+        (N, 5), those of data without a signal with an excess of -2, -1, 0, 1, 2 sigma; the third is the median.  As for
+        ``observed``, CL_s+b is 1/2 at values below the excess.
     """
 
     _KIND = "limit curve"
@@ -466,14 +475,16 @@ class _Pair:
 
     def z(self, x: float) -> float:
         """Z of q~ of the data."""
+        if x == self.observed.null:  # q~ and q_A are differences of equal numbers, whose rounding has any ratio
+            return 0.0
         q, root = (self.observed.t(x) if self.observed.best <= x else 0.0), self.root(x)
-        if q <= root**2 or root == 0:  # at the null itself both are 0 but for rounding
+        if q <= root**2 or root == 0:
             return math.sqrt(q) - root
         return (q - root**2) / (2 * root)
 
     def root(self, x: float) -> float:
         """sqrt(q_A)."""
-        return math.sqrt(self.asimov.t(x))
+        return 0.0 if x == self.observed.null else math.sqrt(self.asimov.t(x))
 
     def crossing(self, falling: Callable[[float], float], threshold: float, low: float) -> float:
         """Where a function that falls from ``low`` on comes to the threshold; ``low`` itself where it is not above."""

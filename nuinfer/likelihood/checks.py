@@ -160,6 +160,8 @@ def report(
     ValueError
         for a sample without positive total weight, data without fitted parameters, or parameters that data and
         constraints do not determine.
+    NegativeDensity
+        for ``at`` outside of the model's domain, or so close to its edge that differences of the gradient leave it.
     """
     _check_names(mixture, samples, varied or {})
     found = [
@@ -175,7 +177,7 @@ def report(
 
 
 def _fails(check: Check, level: float, tolerance: float) -> bool:
-    biased = not check.kind.endswith("closure") or abs(check.value) > tolerance
+    biased = not check.kind.endswith("closure") or not abs(check.value) <= tolerance  # NaN included
     return not check.p > level and biased
 
 
@@ -183,6 +185,8 @@ def _check_names(mixture: Mixture, samples: Mapping[str, Events], varied: Varied
     for name in (*samples, *varied):
         if name not in mixture.processes:
             raise KeyError(f"no process {name!r}; {closest(name, mixture.processes)}")
+    for name, events in samples.items():
+        positive_total(f"sample of {name}", events.weight)
     for name, pairs in varied.items():
         for nuisance in pairs:
             if nuisance not in mixture.processes[name].shapes:

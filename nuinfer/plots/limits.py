@@ -74,12 +74,12 @@ def limit(
         ax = _over_numbers(at, seen, bands, reference, one_panel(ax))
         ax.set(xlabel=xlabel, ylabel=title, yscale=scale, xlim=(at.min(), at.max()))
         if scale == "linear":
-            ax.set_ylim(bottom=min(0.0, float(bands.min())))
+            ax.set_ylim(bottom=min(0.0, float(bands.min()), float(seen.min())))
     else:
         ax = _in_rows([str(key) for key in shown], seen, bands, reference, ax)
         ax.set(xlabel=title, xscale=scale)
         if scale == "linear":
-            ax.set_xlim(left=min(0.0, float(bands.min())))
+            ax.set_xlim(left=min(0.0, float(bands.min()), float(seen.min())))
     headroom(ax, rows=2)
     ax.legend(loc="upper center", ncols=2, columnspacing=1.2)
     return ax

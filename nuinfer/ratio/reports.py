@@ -142,6 +142,11 @@ def _region(
 ) -> Region:  # fmt: skip
     """What the events ``mine`` (N1,), and those of the reference that borrow their theta, say."""
     logs, one, zero = scored
+    for what, total in (("simulations", one[mine].sum()), ("reference", zero[borrowing].sum())):
+        if not total > 0:
+            where = f"from {theta[mine].min(0)} to {theta[mine].max(0)}"
+            raise ValueError(f"{what}: expected a positive total weight in each region of theta, found {total:g} in "
+                             f"that {where}; give more events, or fewer regions=")  # fmt: skip
     curve = metrics.reliability(
         logs[0][mine], logs[1][borrowing], weight_numerator=one[mine], weight_denominator=zero[borrowing], bins=bins
     )
@@ -193,8 +198,9 @@ class ScoreCurve(NamedTuple):
 
     @property
     def pulls(self) -> Floats:
-        """(observed - predicted) / uncertainty (B,): standard normal for an exact score."""
-        return (self.observed - self.predicted) / self.uncertainty
+        """(observed - predicted) / uncertainty (B,): standard normal for an exact score; NaN where all agree."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # without an uncertainty: NaN, or infinite
+            return (self.observed - self.predicted) / self.uncertainty
 
 
 @dataclass(frozen=True)
