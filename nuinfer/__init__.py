@@ -36,6 +36,7 @@ _NAMES = {
 
 _MODULES = (
     "calibration",
+    "density",
     "ensemble",
     "errors",
     "events",

@@ -1,4 +1,5 @@
 from . import calibration as calibration
+from . import density as density
 from . import ensemble as ensemble
 from . import errors as errors
 from . import events as events

@@ -9,7 +9,7 @@ and a spec; it gives an `Ensemble` of networks or a `Forest` of boosted trees, b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,7 @@ def fit_networks(
     classes: tuple[str, ...] = ("numerator", "denominator"),
     draw: Draw | None = None,
     drawn: int = 0,
+    ready: int = 0,
     slopes: int = 0,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
@@ -194,6 +195,8 @@ def fit_networks(
     stack:
         Networks for the flat columns of ``inputs`` and, behind them, ``drawn`` columns that ``draw`` adds; those are
         not standardised here.
+    ready:
+        So many of the last flat columns of ``inputs`` are standardised already.
     slopes:
         For a loss that compares gradients: see `nuinfer.train.Risk`.
 
@@ -209,9 +212,9 @@ def fit_networks(
         start = stack.initial(resample.seed, range(resample.networks))
         # with the first network's weights, so that a network does not depend on how many more there are
         first = [w.reshape(-1, w.shape[-1])[0].abs() for w in tensors]
-        standardise = (
-            Standardise.fit(inputs, torch.stack([w / w.mean() for w in first]).sum(0)).padded(drawn).to(device)
-        )
+        own = replace(inputs, flat=inputs.flat[:, : inputs.flat.shape[1] - ready]) if ready else inputs
+        standardise = Standardise.fit(own, torch.stack([w / w.mean() for w in first]).sum(0))
+        standardise = standardise.padded(ready + drawn).to(device)
     trained = minimise(
         stack, start, inputs, Risk(loss, tensors, key, resample, classes, draw, slopes), training,
         prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,

@@ -21,6 +21,10 @@ and they have less noise than a class label.  With s = r(x, z) / (1 + r(x, z)),
 
 and, for K classes at once, `Softmax`, whose outputs are the logarithms of class probabilities but for a constant.
 
+A normalised density q (`nuinfer.density`) needs one class only, whose weighted likelihood is maximised:
+
+    nll:       -w log q
+
 Sources: D'Agnolo, Wulzer, arXiv 1806.02350 (mlc); Rizvi, Pettee, Nachman, arXiv 2305.10500 (mlc, sqrt); Brehmer,
 Louppe, Pavez, Cranmer, arXiv 1805.12244 (rolr, rascal, cascal, sally); Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv
 1808.00973 (alice, alices).
@@ -35,7 +39,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-__all__ = ["Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "rolr", "sqrt", "square"]
+__all__ = ["Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "nll", "rolr", "sqrt", "square"]
 
 #: Of outputs (K, B) or (K, B, C), and of one tensor (K, B) for each class weight and, behind them, each target.
 Loss = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
@@ -134,6 +138,12 @@ def square(outputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
     own, *targets = weights
     each = outputs[..., None] if len(targets) == 1 else outputs
     return 0.5 * own * (each - torch.stack(targets, -1)).square().sum(-1)
+
+
+def nll(log_q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """-w log q, whose weighted mean is the negative log-likelihood of a density; weights (w,)."""
+    (own,) = weights
+    return -own * log_q
 
 
 @dataclass(frozen=True)

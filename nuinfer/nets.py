@@ -546,7 +546,7 @@ Network = MLP | DeepSet | Transformer | Callable[[], nn.Module]
 
 
 @contextmanager
-def _drawing_from(seed: int | None) -> Iterator[None]:
+def drawing_from(seed: int | None) -> Iterator[None]:
     """Torch's own generator seeded, and put back afterwards; None leaves it."""
     if seed is None:
         yield
@@ -578,7 +578,7 @@ class ModuleStack(Stack):
     ) -> None:
         self.factory, self.by, self.outputs, self.name = factory, by, outputs, name
         self._seeds: Sequence[int] = ()
-        with _drawing_from(0):
+        with drawing_from(0):
             self.module = factory()
         if not isinstance(self.module, nn.Module):
             raise TypeError(f"network: expected a function that makes a torch.nn.Module, found that it makes "
@@ -588,7 +588,7 @@ class ModuleStack(Stack):
     def initial(self, seed: int, members: Sequence[int]) -> State:
         states = []
         for member in members:
-            with _drawing_from(hashing.salt(seed, "init", member) >> 1):
+            with drawing_from(hashing.salt(seed, "init", member) >> 1):
                 module = self.factory()
             # each tensor once, where two layers share one
             named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -619,12 +619,12 @@ class ModuleStack(Stack):
         seeds = self._seeds if training and self._seeds else [None] * len(batch.flat)
         if self.by == "vmap" and not batch.clouds:
             each = torch.func.vmap(lambda s, x: self._one(s, x, None), randomness="different")
-            with _drawing_from(seeds[0]):
+            with drawing_from(seeds[0]):
                 return each(state, batch.flat)
         outputs = []
         for k, seed in enumerate(seeds):
             clouds = dict(batch.members(k, k + 1).clouds)
-            with _drawing_from(seed):
+            with drawing_from(seed):
                 outputs.append(self._one({name: t[k] for name, t in state.items()}, batch.flat[k], clouds))
         return torch.stack(outputs)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nuinfer import MLP, Events, Training, Trees, tasks
+from nuinfer.density import NSF, Density, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
     Contour,
@@ -211,6 +212,13 @@ def trained() -> TrainingUncertainty:
     return training_uncertainty(fit(Normal("mu", 1.0, 0.5)), [Normal("mu", k, 0.5) for k in (0.0, 1.0, 2.0)])
 
 
+def flow() -> Density:
+    """Of x in (0, 1), hardly trained."""
+    events = Events({"x": np.linspace(0.01, 0.99, 40)})
+    return fit_density(events, ["x"], bounds={"x": (0, 1)}, network=NSF(transforms=1, width=4, depth=1, bins=4),
+                       members=2, training=Training(epochs=1, batch=20), validation=0.0, progress=False)  # fmt: skip
+
+
 def belt() -> Neyman:
     return neyman(Normal("mu", 0.5), {"mu": np.linspace(-2, 3, 6)}, toys=60, seed=1, cls=(0.68,), progress=False)
 
@@ -266,6 +274,7 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "contour": ellipse, "impacts": pulled, "neyman": belt, "toys": toys, "critical_values": critical,
     "confidence_set": lambda: critical().confidence_set(Normal("mu", 0.5), {"mu": np.linspace(-2, 2, 9)}, cl=0.68),
     "coverage": covering, "local_coverage": local, "fit": lambda: fit(correlated(), {"a": 0.0}),
+    "density": flow,
     "minos": lambda: minos(correlated(), ["a", "b"]), "discovery": lambda: discovery(counted(), "mu"),
     "upper_limit": lambda: upper_limit(counted(), "mu"),
     "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),

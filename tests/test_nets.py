@@ -488,3 +488,18 @@ def test_buffers_of_clouds_of_changing_size_do_not_pile_up() -> None:
         work: Workspace = stack.work  # type: ignore[attr-defined]
         kept.append(sum(t.numel() for free in work._free.values() for t in free))
     assert kept[-1] < 3 * kept[0]
+
+
+def test_seeded_draws_leave_the_users_generator_alone() -> None:
+    """Initial weights of modules and of flows: the same for a seed, another stream for none, and nothing is used up."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with nets.drawing_from(7):
+        first = torch.rand(3)
+    with nets.drawing_from(7):
+        assert torch.equal(torch.rand(3), first)
+    with nets.drawing_from(8):
+        assert not torch.equal(torch.rand(3), first)
+    with nets.drawing_from(None):
+        assert torch.equal(torch.rand(3), expected)

@@ -38,6 +38,7 @@ ORDER = [
     "calibration",
     "ensemble",
     "ratio",
+    "density",
     "likelihood",
     "intervals",
     "unfolding",
@@ -161,7 +162,9 @@ def test_arrows_are_seen() -> None:
     assert rooms_of(inner, PACKAGE / "unfolding" / "x.py") == {"hashing", "nets", "unfolding"}
 
 
-@pytest.mark.parametrize(("library", "home"), [("uproot", "io"), ("matplotlib", "plots"), ("mplhep", "plots")])
+@pytest.mark.parametrize(
+    ("library", "home"), [("uproot", "io"), ("matplotlib", "plots"), ("mplhep", "plots"), ("zuko", "density")]
+)
 def test_one_place_imports_it(library: str, home: str) -> None:
     users = {room(f) for f in FILES for name in imported(tree_of(f), f) if name.split(".")[0] == library}
     assert users == {home}

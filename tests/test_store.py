@@ -16,7 +16,7 @@ from scipy import stats
 from stored import DATA, MAKERS, main, simulation
 
 import nuinfer
-from nuinfer import Events, intervals, likelihood, ratio, store, tasks
+from nuinfer import Events, density, intervals, likelihood, ratio, store, tasks
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.result import Unfolded
 
@@ -391,6 +391,16 @@ def test_stored_results_of_tasks():
     assert stacked["square"].tolist() == [0, 1, 9]
     assert stacked["powers"].tolist() == [[0, 0], [1, 1], [3, 27]]
     assert [(f.task, f.message) for f in found.failures] == [(2, "ArithmeticError: two is not done")]
+
+
+def test_stored_density():
+    """It is normalised within its bounds, and is the mean of its members."""
+    found, x = density.Density.load(example("density")), (np.arange(20_000) + 0.5) / 20_000
+    logs = found.log_prob(Events({"x": x}))
+    assert np.exp(logs).mean() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(np.exp(logs), np.exp(found.members(Events({"x": x}))).mean(0), rtol=1e-9)
+    assert np.isneginf(found.log_prob(Events({"x": [-0.5, 1.5]}))).all()
+    assert (found.columns, found.resample.members) == (("x",), 2)
 
 
 def test_stored_fit_and_minos():

@@ -2,8 +2,8 @@
 
 It is run by a Python that has the package `dayabay-model` (see `benchmarks.dayabay`) and imports nothing of nuinfer.
 Predictions are at parameters that all move, mixing, splitting and the 19 values of the spectrum.  The fit is MIGRAD and
-HESSE on the covariance statistic, as the package has it, from the nominal parameters, with differences for gradients, as
-the package has none.
+HESSE on the covariance statistic, as the package has it, from the nominal parameters, with differences for gradients,
+as the package has none.
 """
 
 from __future__ import annotations

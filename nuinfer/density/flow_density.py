@@ -1,0 +1,458 @@
+r"""Densities of weighted events, conditional or not: ``fit_density`` -> `Density`.
+
+A normalizing flow q(y) or q(y | x) (`nuinfer.density.flows`) maximises the weighted likelihood,
+
+.. math:: R_n = -\sum_i m_n(i)\, \frac{w_i}{T_n} \log q(y_i \mid x_i), \qquad T_n = \sum_i m_n(i)\, w_i
+
+with the multiplicities m_n of `nuinfer.resample`: members, folds, validation splits, bootstraps.  K flows train
+together (`nuinfer.train`), with the network that sums up the condition where there is one.  The answer of an ensemble
+is the log of the arithmetic mean of its members' densities, which is normalised as each of them is.
+
+With folds no event is scored by a flow that saw it: a known id gets its own fold's, another one the mean of all folds.
+
+Sources: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan, arXiv 1912.02762 (normalizing flows);
+Papamakarios, Murray, arXiv 1605.06376, and Radev, Mertens, Voss, Ardizzone, Koethe, arXiv 2003.06281 (conditional ones,
+with a learned summary of x).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special
+from torch import Tensor
+
+from .. import hashing, losses, nets, store
+from ..ensemble import Ensemble, fit_networks, network_of, spec_of
+from ..events import Events, positive_total
+from ..features import Batch, Features, Inputs
+from ..nets import MLP, DeepSet, Network
+from ..ratio.learned import Reordered, Rows, held_out, key_of, out_of_fold, rows_of, selected, shares
+from ..resample import Resample
+from ..train import History, Training
+from . import flows
+from .columns import Bounds, Columns, Dequantise
+from .flows import NSF, Flow, FlowStack
+from .reports import DensityReport, report_of
+
+__all__ = ["Density", "fit_density"]
+
+_log = logging.getLogger("nuinfer")
+
+Floats = NDArray[np.float64]
+Keys = NDArray[np.int64]
+
+_PIECE = 1 << 13  # events in one evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """A fitted density q(y) or q(y | x); made by `fit_density`.
+
+    Attributes
+    ----------
+    targets:
+        The columns y with their bounds and scales; ``columns`` has their names.
+    condition:
+        The columns x, None for a density of y alone.
+    sum_weights:
+        Of the training events: what turns the density into a rate.
+    history:
+        Risks per epoch and flow, of the standardised columns: they differ from -log q by a constant.
+    resample:
+        Members, folds, splits and bootstraps.
+    """
+
+    targets: Columns
+    condition: Features | None
+    network: Flow
+    embedding: Network | None
+    summaries: int
+    model: Ensemble
+    resample: Resample
+    sum_weights: float
+    history: History
+    group: str | None = None
+    known: Keys = field(default_factory=lambda: np.empty(0, np.int64))
+    sample_digest: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns y."""
+        return self.targets.names
+
+    def log_prob(self, events: Events) -> Floats:
+        """The log of the members' mean density, log q(y | x) (N,); -inf outside the bounds.
+
+        Of a density in the units of the columns; discrete columns count as probabilities.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            for events without the columns of y or x, or not finite in them, or not whole in a discrete one.
+        """
+        members = self.members(events)
+        return np.asarray(special.logsumexp(members, axis=0) - np.log(len(members)))
+
+    def members(self, events: Events) -> Floats:
+        """Each member's log density (K, N)."""
+        y, x = torch.from_numpy(self.targets.read(events)), self._given(events)
+        pieces = []
+        with torch.no_grad():
+            for start in range(0, max(len(events), 1), _PIECE):
+                pieces.append(self._logs(y[start : start + _PIECE], x.span(start, start + _PIECE)).numpy())
+        logs = np.concatenate(pieces, 1)
+        return logs if self.resample.folds == 1 else out_of_fold(logs, self.resample, self._key(events), self.known)
+
+    def tensor(self, y: Tensor, x: Batch | Tensor | None = None) -> Tensor:
+        """`log_prob` (B,) of y (B, D) in torch, differentiable in y and x; folds are averaged.
+
+        ``x`` is (B, C), the flat columns of ``condition``, or a `Batch` of one member where there are clouds.
+
+        Raises
+        ------
+        ValueError
+            for shapes that do not fit.
+        """
+        if y.ndim != 2 or y.shape[1] != len(self.columns):
+            raise ValueError(f"y: expected (B, {len(self.columns)}) for {', '.join(self.columns)}, found "
+                             f"{tuple(y.shape)}")  # fmt: skip
+        logs = self._logs(y.double()[:, self.targets.order], self._batch(x, len(y)))
+        return (logs.logsumexp(0) - float(np.log(len(logs)))).to(y.dtype)
+
+    def _batch(self, x: Batch | Tensor | None, size: int) -> Batch:
+        flat = 0 if self.condition is None else len(self.condition.flat)
+        clouds = () if self.condition is None else self.condition.clouds
+        x = torch.empty(size, 0, dtype=torch.float32) if x is None else x
+        batch = x if isinstance(x, Batch) else Batch(x[None])
+        if tuple(batch.flat.shape) != (1, size, flat) or set(batch.clouds) != {name for name, _ in clouds}:
+            raise ValueError(
+                f"x: expected {size} rows of {flat} flat columns and the clouds {[name for name, _ in clouds]}, found "
+                f"a shape of {tuple(batch.flat.shape[1:])} and the clouds {list(batch.clouds)}"
+            )
+        return Batch(batch.flat.float(), batch.clouds)
+
+    def _logs(self, y: Tensor, x: Batch) -> Tensor:
+        """Log densities (networks, B) of y (B, D), float64 in the flow's order."""
+        inside = self.targets.inside(y)
+        y = torch.where(inside[:, None], y, self.targets.middle())
+        nodes, weights = self.targets.nodes()
+        logs = torch.stack([self._at(y + u, x) + w for u, w in zip(nodes, weights, strict=True)])
+        return torch.where(inside, logs.logsumexp(0) if len(logs) > 1 else logs[0], -torch.inf)
+
+    def _at(self, v: Tensor, x: Batch) -> Tensor:
+        t, slope = self.targets.forward(v)
+        flat = torch.cat([x.flat, t.to(x.flat.dtype)[None]], -1)
+        return self.model.tensor(Batch(flat, x.clouds)).double() + slope
+
+    def _given(self, events: Events) -> Inputs:
+        return _inputs(self.condition, events)
+
+    def _key(self, events: Events) -> Keys:
+        return events.id if self.resample.folds == 1 else key_of(events, self.group)
+
+    # -- samples -------------------------------------------------------------------------------------------------------
+
+    def sample(self, n: int, condition: Events | None = None, *, seed: int = 0) -> Events:
+        """``n`` events with the columns y, each of a member drawn at random.
+
+        Parameters
+        ----------
+        n:
+            How many.
+        condition:
+            Events with the columns of x: ``n`` of them, one draw for each, or one event for all draws.  For m draws of
+            each of N events give ``events.select(np.repeat(np.arange(N), m))``.  Known ids get their own fold's flow.
+        seed:
+            The same seed gives the same events.
+
+        Raises
+        ------
+        ValueError
+            for n below 1, or a condition that is missing, not asked for, or of another length.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
+        if (condition is None) != (self.condition is None):
+            found = "none" if condition is None else f"{len(condition)} events"
+            wanted = "none" if self.condition is None else f"events with {', '.join(self.condition.columns)}"
+            raise ValueError(f"condition: expected {wanted}, found {found}")
+        if condition is not None and len(condition) not in (1, n):
+            raise ValueError(f"condition: expected {n} events or one, found {len(condition)}; for m draws of each "
+                             f"repeat them: events.select(np.repeat(np.arange(len(events)), m))")  # fmt: skip
+        return self._sample(int(n), condition, condition, seed)
+
+    def _sample(self, n: int, condition: Events | None, known: Events | None, seed: int) -> Events:
+        """Draws for the ``condition``; the events ``known`` say which flows have not seen them."""
+        rng = np.random.default_rng(hashing.salt(seed, "density sample"))
+        networks = self._networks(n, known, rng)
+        z = torch.from_numpy(rng.standard_normal((n, len(self.columns))))
+        x = self._given(condition) if condition is not None else Inputs(torch.empty(n, 0, dtype=torch.float32))
+        t = torch.empty_like(z)
+        for network in np.unique(networks):
+            rows = np.flatnonzero(networks == network)
+            for part in np.split(rows, range(_PIECE, len(rows), _PIECE)):
+                own = x.select(part if len(x) == n else np.zeros(1, np.int64))  # one condition is summed up once
+                t[part] = self._inverse(int(network), z[part], own)
+        return Events(self.targets.inverse(t))
+
+    @torch.no_grad()
+    def _inverse(self, network: int, z: Tensor, x: Inputs) -> Tensor:
+        """Standardised y (B, D) of one flow, in float64."""
+        mean, scale = self.model.standardise.flat
+        own = nets.Standardise((mean[: x.flat.shape[1]], scale[: x.flat.shape[1]]), self.model.standardise.clouds)
+        batch = own.to("cpu", torch.float64)(x.span(0, len(x)))
+        state = {name: tensor[network : network + 1].double() for name, tensor in self.model.state.items()}
+        return cast(FlowStack, self.model.stack).inverse(state, z, batch)
+
+    def _networks(self, n: int, events: Events | None, rng: np.random.Generator) -> Keys:
+        """The flow of each draw: any member, and of its folds one that has not seen the event."""
+        member = np.asarray(rng.integers(0, self.resample.members, n), np.int64)
+        place = rng.random(n)
+        if self.resample.folds == 1:
+            return member
+        if events is None:
+            return member * self.resample.folds + (place * self.resample.folds).astype(np.int64)
+        share = np.broadcast_to(shares(self.resample, self._key(events), self.known)[0].T, (n, self.resample.folds))
+        fold = (share.cumsum(1) < place[:, None]).sum(1).clip(max=self.resample.folds - 1)
+        return np.asarray(member * self.resample.folds + fold)
+
+    def report(self, events: Events, *, draws: int = 99, seed: int = 0) -> DensityReport:
+        """How well the density describes ``events``: see `DensityReport`.
+
+        Give events that it was not trained on, or a density with folds.
+        """
+        given = self.condition.columns if self.condition is not None else ()
+        needed = events.keep([*given, *([self.group] if self.group is not None and self.group not in given else [])])
+        repeated = needed.select(np.repeat(np.arange(len(events)), draws))
+        sampled = self._sample(len(repeated), None if self.condition is None else repeated, repeated, seed)
+        return report_of(self.columns, events, self.log_prob(events), sampled, draws, seed)
+
+    def __repr__(self) -> str:
+        r = self.resample
+        given = "" if self.condition is None else f" | {', '.join(self.condition.columns)}"
+        folds = f" x {r.folds} folds" if r.folds > 1 else ""
+        inner = "" if self.embedding is None else f" of {self.summaries} summaries by {_name(self.embedding)}"
+        return (
+            f"Density({type(self.network).__name__}{inner}, {r.members} member{'s' if r.members > 1 else ''}{folds}, "
+            f"q({', '.join(self.columns)}{given}); sum of weights {self.sum_weights:.6g})"
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file, atomically."""
+        spec = {
+            "targets": self.targets.to_json(), "network": flows.to_json(self.network),
+            "condition": None if self.condition is None else self.condition.to_json(),
+            "embedded": self.embedding is not None, "summaries": self.summaries,
+            "embedding": None if self.embedding is None else spec_of(self.embedding),
+            "resample": vars(self.resample), "sum_weights": self.sum_weights, "group": self.group,
+            "sample": self.sample_digest,
+        }  # fmt: skip
+        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        store.save(path, "density", spec, {**model, "known": self.known, **self.history.arrays()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Density:
+        """Read what `save` wrote; ``module`` makes the embedding where it was a user's own.
+
+        Raises
+        ------
+        CorruptFile
+            for a file that is damaged; ``ValueError`` for one of another kind; ``FileNotFoundError`` for none.
+        """
+        spec, arrays = store.load(path, "density")
+        targets, network = Columns.from_json(spec["targets"]), flows.from_json(spec["network"])
+        condition = None if spec["condition"] is None else Features.from_json(spec["condition"])
+        embedding = cast(Network, network_of(spec["embedding"], module)) if spec["embedded"] else None
+        stack = _stack(network, targets, condition, embedding, spec["summaries"])
+        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        return cls(
+            targets, condition, network, embedding, spec["summaries"], Ensemble.of_arrays(stack, parts),
+            Resample(**spec["resample"]), spec["sum_weights"], History.of_arrays(arrays), spec["group"],
+            arrays["known"], spec["sample"],
+        )  # fmt: skip
+
+
+def fit_density(
+    events: Events,
+    columns: Sequence[str],
+    *,
+    condition: Features | list[str] | None = None,
+    bounds: Mapping[str, Bounds] | None = None,
+    discrete: Sequence[str] = (),
+    network: Flow = NSF(),  # noqa: B008 - a frozen spec
+    embedding: Network | None = None,
+    summaries: int = 16,
+    members: int = 1,
+    folds: int = 1,
+    validation: float = 0.2,
+    bootstrap: bool = False,
+    group: str | None = None,
+    training: Training = Training(batch=256),  # noqa: B008 - a frozen spec
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Density:
+    """Learn the density q(y), or q(y | x), of weighted events.
+
+    Parameters
+    ----------
+    events:
+        Weights of any sign, with a positive sum.
+    columns:
+        The flat columns y.
+    condition:
+        The columns x: a list of flat ones, or `Features` with clouds; none of them is in ``columns``.
+    bounds:
+        ``{"y": (low, high)}``, None for no bound: the density is 0 outside (`nuinfer.density.columns` has the
+        transforms).  Continuous columns have to lie strictly inside, discrete ones may equal a bound.
+    discrete:
+        Columns of integers, which get uniform noise in training; `Density.log_prob` has their probability.
+    network:
+        ``NSF`` or ``MAF``.
+    embedding:
+        A network that sums up x in ``summaries`` numbers for the flow, trained together with it: ``MLP``, ``DeepSet``,
+        ``Transformer``, or a function that makes a ``torch.nn.Module``.  None gives flat columns to the flow as they
+        are, and clouds to a ``DeepSet``.
+    members:
+        Flows with their own initial weights, batches and validation rows, whose mean density is the answer.
+    folds:
+        Cross-fitting: each member trains one flow a fold, and no known event is scored by one that saw it.
+    validation:
+        Fraction held out of training, by member, for early stopping and the check of signed weights.
+    bootstrap:
+        Each member trains on a Poisson bootstrap of the events.
+    group:
+        Integer column whose equal values (copies of one event) stay together in splits, folds and bootstraps.
+    training:
+        Epochs, batch size, learning rate, patience.
+    seed:
+        The same seed gives the same density, to the bit, at a fixed number of threads.
+    device, checkpoint, progress:
+        See `nuinfer.train.minimise`.
+    cache:
+        A folder for the columns of samples too large for memory (`Features.mapped`).
+
+    Raises
+    ------
+    ValueError
+        for no events, a total weight that is not positive, columns that are not finite, constant, outside their bounds
+        or not whole where they are discrete (count and first rows), a condition that has a column of y.
+    KeyError, TypeError
+        for columns that are missing or of the wrong kind.
+
+    Examples
+    --------
+    >>> from nuinfer.simulators import LinearGaussian
+    >>> problem = LinearGaussian([[1.0]], noise=0.25)  # theta ~ N(0, 1), x = theta + N(0, 0.25)
+    >>> q = fit_density(problem.simulate(4000, 1), ["theta0"], condition=["x0"], network=NSF(transforms=1, width=16),
+    ...                 training=Training(epochs=10, batch=128, learning_rate=0.01), seed=1, progress=False)
+    >>> at = Events({"x0": [1.0]})
+    >>> draws = q.sample(2000, at, seed=1)["theta0"]  # the posterior is N(0.8, 0.2)
+    >>> bool(abs(draws.mean() - 0.8) < 0.1), bool(abs(draws.var() - 0.2) < 0.05)
+    (True, True)
+    """
+    targets, given = Columns.of(columns, bounds or {}, discrete), None if condition is None else Features.of(condition)
+    embedding = _embedding(targets, given, embedding)
+    total, used = positive_total("events", events.weight), selected(events)
+    values = targets.read(used)
+    targets = targets.fitted(values, used.weight, seed)
+    stack = _stack(network, targets, given, embedding, summaries)
+    rows, order = _rows(used, values, targets, given, used.key(group), seed, cache)
+    noisy = targets.discrete
+    draw = Reordered.of(Dequantise(noisy, values[:, -len(noisy) :], seed), order) if noisy else None
+    resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
+    fitted = fit_networks(
+        rows.inputs, rows.weights, rows.key, resample, stack=stack, loss=losses.nll, training=training,
+        classes=("events",), draw=draw, drawn=len(noisy), ready=len(targets.parts) - len(noisy), device=device,
+        checkpoint=checkpoint, label="density", progress=progress,
+    )  # fmt: skip
+    model = cast(Ensemble, fitted.model)
+    if validation and (used.weight < 0).any():
+        _warn_where_negative(held_out(model, rows, resample, draw))
+    known = np.unique(rows.key) if folds > 1 else np.empty(0, np.int64)
+    return Density(
+        targets, given, network, embedding, summaries, model, resample, total, cast(History, fitted.history), group,
+        known, events.digest(),
+    )  # fmt: skip
+
+
+def _embedding(targets: Columns, condition: Features | None, embedding: Network | None) -> Network | None:
+    """The embedding in use; refuses a condition that has a column of y, and an embedding of nothing."""
+    if condition is None:
+        if embedding is not None:
+            raise ValueError("embedding: expected a condition for it to sum up, found none; name its columns")
+        return None
+    both = sorted(set(condition.columns) & set(targets.names))
+    if both:
+        raise ValueError(f"condition: expected other columns than those of the density, found {', '.join(both)} in "
+                         f"both; given itself a column is known")  # fmt: skip
+    return DeepSet(head=MLP(width=64, depth=1)) if embedding is None and condition.clouds else embedding
+
+
+def _stack(
+    network: Flow, targets: Columns, condition: Features | None, embedding: Network | None, summaries: int
+) -> FlowStack:
+    if not isinstance(network, NSF | flows.MAF):
+        raise TypeError(f"network: expected NSF(...) or MAF(...), found {network!r}; a network for the condition is "
+                        f"given as embedding=")  # fmt: skip
+    if not isinstance(summaries, int) or summaries < 1:
+        raise ValueError(f"summaries: expected an integer of at least 1, found {summaries!r}")
+    if embedding is None:
+        return FlowStack(network, len(targets.parts), 0 if condition is None else len(condition.flat))
+    inner = nets.stack(embedding, cast(Features, condition).shape, summaries)
+    return FlowStack(network, len(targets.parts), summaries, inner)
+
+
+def _rows(
+    events: Events, values: Floats, targets: Columns, condition: Features | None, key: Keys, seed: int,
+    cache: str | Path | None,
+) -> tuple[Rows, Keys | None]:  # fmt: skip
+    """What is trained on: the columns of x, then the continuous ones of y, standardised; and the rows' order."""
+    scaled = {
+        part.name: part.forward(torch.from_numpy(np.ascontiguousarray(v)))[0].numpy()
+        for part, v in zip(targets.parts, values.T, strict=True) if not part.discrete
+    }  # fmt: skip
+    weights = (events.weight * (len(events) / events.weight.sum()),)
+    flat, clouds = (condition.flat, condition.clouds) if condition is not None else ((), ())
+    if not (flat or clouds or scaled):
+        return Rows(Inputs(torch.empty(len(events), 0, dtype=torch.float32)), weights, key), None
+    seen = Features((*flat, *scaled), **dict(clouds))
+    return rows_of([events.with_columns(scaled)], seen, weights, key, seed, cache)
+
+
+def _inputs(condition: Features | None, events: Events) -> Inputs:
+    return Inputs(torch.empty(len(events), 0, dtype=torch.float32)) if condition is None else condition.tensors(events)
+
+
+def _warn_where_negative(held: Sequence[tuple[Floats, ...]]) -> None:
+    """The likelihood is unbounded where the local net weight is negative: say so where held-out events show it."""
+    for n, (log_q, w) in enumerate(held):
+        if (w >= 0).all() or len(log_q) < 20:
+            continue
+        where = np.digitize(log_q, np.quantile(log_q, np.linspace(0, 1, 21)[1:-1]))
+        net, error = np.bincount(where, w), np.sqrt(np.bincount(where, w * w))
+        worst = int(np.argmin(net + 3 * error))
+        if net[worst] < -3 * error[worst]:
+            _log.warning(
+                "the net weight of the events is negative by %.1f standard deviations where flow %d puts the log "
+                "density of the standardised columns near %.2f; no density exists there: merge these events with "
+                "positive ones, or refine the weights", -net[worst] / error[worst], n,
+                float(np.median(log_q[where == worst])),
+            )  # fmt: skip
+
+
+def _name(network: Network) -> str:
+    return type(network).__name__ if spec_of(network) is not None else "a network of your own"
