@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from analyses import report
 from analyses.dayabay import covariance, figures, fits
 from analyses.dayabay.model import Model
+from analyses.dayabay.parameters import SITES, by_hall
 from analyses.dayabay.release import DAY
 from nuinfer import intervals
 from nuinfer.likelihood import Binned
@@ -90,10 +91,10 @@ class Analysis:
 def model(analysis: Analysis) -> None:
     """What is read and predicted before any fit."""
     data, expected = analysis.model.release, _counts(analysis.model, analysis.start)
-    halls = {"EH1": slice(0, 5), "EH2": slice(5, 10), "EH3": slice(10, 21)}
     counts, background = data.observed.sum(1), analysis.model.background(analysis.model.nominal).sum(-1).numpy()
     shown = (counts, background, data.livetime / DAY, expected.reshape(21, 26).sum(1))
-    rows = [[hall, *(f"{each[at].sum():,.0f}" for each in shown)] for hall, at in halls.items()]
+    halls = zip(SITES, *(by_hall(each) for each in shown), strict=True)
+    rows = [[hall, *(f"{each:,.0f}" for each in numbers)] for hall, *numbers in halls]
     header = ["", "candidates", "background", "days x detectors", "expected before the fit"]
     analysis.tables.append(report.Table("The data, by experimental hall", header, rows))
     analysis.numbers["candidates"] = report.number(float(counts.sum()))
@@ -106,7 +107,7 @@ def fit(analysis: Analysis) -> None:
     dof = analysis.model.observed.numel() - len(found.values)
     header = ["", "value", "uncertainty", "MINOS", "official analysis", "published"]
     rows = [_row(name, found, errors, k) for k, name in enumerate(fits.INTEREST)]
-    rows.append(["chi2 / dof", f"{found.minimum:.3f} / {dof}", "", "", "557.976", ""])
+    rows.append(["chi2 / dof", f"{found.minimum:.3f} / {dof}", "", "", f"{OFFICIAL['chi2'][0]}", ""])
     analysis.tables.append(report.Table("Covariance form, normal ordering", header, rows))
     for name in fits.INTEREST:
         analysis.numbers[name] = report.number(found.values[name], found.errors[name], published=PUBLISHED[name][0])
@@ -241,7 +242,7 @@ def _titles() -> list[str]:
 
 
 def _shown(name: str, value: float, error: float | None) -> str:
-    scale, digits = (1e3, 4) if name == SPLITTING else (1.0, 5)
+    scale, digits = figures.SCALES[name], 4 if name == SPLITTING else 5
     return f"{value * scale:.{digits}f}" + ("" if error is None else f" +- {error * scale:.{digits}f}")
 
 
@@ -250,7 +251,7 @@ def _both(found: intervals.Fit) -> list[str]:
 
 
 def _row(name: str, found: intervals.Fit, errors: intervals.Minos, k: int) -> list[str]:
-    scale, title = (1e3, _titles()[1]) if name == SPLITTING else (1.0, _titles()[0])
+    scale, title = figures.SCALES[name], _titles()[fits.INTEREST.index(name)]
     sides = f"-{errors.down[k] * scale:.5f} +{errors.up[k] * scale:.5f}"
     others = [_shown(name, *known[name]) for known in (OFFICIAL, PUBLISHED)]  # type: ignore[arg-type]
     return [title, f"{found.values[name] * scale:.5f}", f"{found.errors[name] * scale:.5f}", sides, *others]

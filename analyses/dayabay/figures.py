@@ -39,7 +39,7 @@ from nuinfer import plots
 from nuinfer.plots.figures import BLUE, GREY, ORANGE, PALETTE, one_panel, triangles
 
 from .model import PHASE, Model
-from .parameters import SITES, Group, Parameters
+from .parameters import SITES, Group, Parameters, by_hall
 from .release import DETECTOR_PERIODS, DETECTORS, PERIODS
 
 Floats = NDArray[np.float64]
@@ -116,7 +116,7 @@ def halls(model: Model, prediction: ArrayLike, background: ArrayLike, *, unoscil
     what the oscillation takes away.
     """
     given = [model.observed, prediction, background, *([] if unoscillated is None else [unoscillated])]
-    counts = [_by_hall(_counts(a, model)) for a in given]
+    counts = [by_hall(_counts(a, model)) for a in given]
     figure = _figure(WIDTH, 3.5)
     grid = figure.add_gridspec(1, len(SITES), left=0.085, right=0.99, bottom=0.13, top=0.97, wspace=0.22)
     drawn = []
@@ -143,11 +143,6 @@ def _counts(given: Any, model: Model) -> Floats:
     if array.size != shape[0] * shape[1]:
         raise ValueError(f"expected {shape[0]} x {shape[1]} counts, detector-periods by bins, found {array.shape}")
     return array.reshape(shape)
-
-
-def _by_hall(counts: Floats) -> Floats:
-    """The sums (3, 26) over the detector-periods of each hall."""
-    return np.stack([counts[[d in own for d, _ in DETECTOR_PERIODS]].sum(0) for own in SITES.values()])
 
 
 def _draw_spectrum(main: Axes, panel: _Panel, title: str, size: float) -> None:
@@ -279,7 +274,7 @@ def survival(model: Model, values: Mapping[str, float]) -> Survival:
         signals = [model.signal(v).numpy() for v in (here, none)]
         background, inverse = model.background(here).numpy(), _inverse_energy(model, none)
     data = _counts(model.observed, model)
-    seen, counts, expected, total = (_by_hall(a) for a in (data - background, data, *signals))
+    seen, counts, expected, total = (by_hall(a) for a in (data - background, data, *signals))
     distance = np.array([_distance(model, values, *own) for own in zip(inverse, total, expected, strict=True)])
     ratio = 1e-3 * distance[:, None] * inverse
     correction = probability(ratio, model, values) * total / expected
@@ -334,7 +329,7 @@ def _inverse_energy(model: Model, none: Mapping[str, Tensor]) -> Floats:
     cells = torch.stack([(spectra * weight).sum(-2) for weight in (torch.ones_like(inverse), inverse)])  # (2, 6, C)
     bins = cells[..., :240].index_add(-1, model.extra, cells[..., 240:])
     seen = model.detector.detected(model.exposure @ bins[:, None], none)  # (2, 8, 3, 26)
-    total, moment = (_by_hall(a.flatten(0, 1)[model.at].numpy()) for a in seen)
+    total, moment = (by_hall(a.flatten(0, 1)[model.at].numpy()) for a in seen)
     return np.asarray(moment / total)
 
 

@@ -89,9 +89,14 @@ def linear(at: Floats, x: Floats, y: Floats) -> Floats:
     return np.where((at < x[0]) | (at > x[-1]), 0.0, _interpolated(at, x, y))
 
 
-def _interpolated(at: Floats, x: Floats, y: Floats) -> Floats:
+def between(at: Floats, x: Floats) -> tuple[Ints, Floats]:
+    """The interval of the points x (N,) in which ``at`` (*) is, the first or last one beyond the ends, and how far."""
     i = np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2)
-    t = (at - x[i]) / (x[i + 1] - x[i])
+    return i, (at - x[i]) / (x[i + 1] - x[i])
+
+
+def _interpolated(at: Floats, x: Floats, y: Floats) -> Floats:
+    i, t = between(at, x)
     return np.asarray(y[:, i] * (1 - t) + y[:, i + 1] * t)
 
 
@@ -128,11 +133,10 @@ def _weights(x: Floats, measure: Floats, nodes: Floats) -> Floats:
 
 def _tents(energy: Floats, cells: list[tuple[int, NDArray[np.bool_]]], x: Floats) -> tuple[Ints, Floats]:
     """By cell the first point of x that matters, and the weights (240, 15, K) of K points in a linear interpolation."""
-    i = np.clip(np.searchsorted(x, energy) - 1, 0, len(x) - 2)
+    i, t = between(energy, x)
     start = np.minimum(i.min(1), len(x) - 1)
     width = int((i + 1 - start[:, None]).max()) + 1
     start = np.minimum(start, len(x) - width)
-    t = (energy - x[i]) / (x[i + 1] - x[i])
     found = np.zeros((*energy.shape, width))
     at = (i - start[:, None])[..., None]
     np.put_along_axis(found, at, (1 - t)[..., None], -1)

@@ -29,8 +29,8 @@ from torch import Tensor
 from nuinfer.errors import closest
 
 from .detector import Detector, WithinBins
-from .flux import Folded, folded
-from .parameters import Parameters, parameters
+from .flux import Folded, between, folded
+from .parameters import SITE_OF, Parameters, parameters
 from .release import BACKGROUNDS, DAY, DETECTOR_PERIODS, ISOTOPES, OUT_OF_EQUILIBRIUM, Release, detector_rows, read
 
 Values = Mapping[str, Tensor]
@@ -116,17 +116,14 @@ class Model:
     # -- what does not change ------------------------------------------------------------------------------------------
 
     def _set_flux(self, flux: Folded) -> None:
-        energy = torch.from_numpy(flux.energy)
         self.main, self.band, self.neq, self.fuel = (
             torch.from_numpy(a) for a in (flux.main, flux.band, flux.nonequilibrium, flux.spent_fuel)
         )
         points = torch.from_numpy(flux.first)[:, None] + torch.arange(self.band.shape[-1])
         self.points, self.extra = points, torch.from_numpy(flux.bin[240:])
-        self.argument = PHASE * torch.from_numpy(self.release.baseline)[..., None, None] / energy  # (8, 6, 2, C)
-        nodes = torch.from_numpy(self.release.nodes)
-        i = (torch.searchsorted(nodes, energy) - 1).clamp(0, len(nodes) - 2)
-        t = (energy - nodes[i]) / (nodes[i + 1] - nodes[i])
-        each = torch.arange(len(nodes))[:, None, None]
+        self.argument = PHASE * torch.from_numpy(self.release.baseline)[..., None, None] / torch.from_numpy(flux.energy)
+        i, t = (torch.from_numpy(each) for each in between(flux.energy, self.release.nodes))
+        each = torch.arange(len(self.release.nodes))[:, None, None]
         self.between = (each == i) * (1 - t) + (each == i + 1) * t  # (19, 2, C): of a node in log C
         self.sigma = torch.from_numpy(np.stack([self.release.uncorrelated, self.release.correlated]))
 
@@ -168,8 +165,7 @@ class Model:
         self.background_count = torch.from_numpy(np.array(counts))[..., None] * shape  # (5, 21, 26)
         sigma = [rates[b][1] / (rates[b][0] if site_sigma == "relative" else 1) for b in BACKGROUNDS[1:-1]]
         self.background_sigma = torch.from_numpy(np.array(sigma))
-        sites = [min(d // 2, 2) for d, _ in self.rows]
-        self.site = torch.tensor(sites), torch.tensor([period for _, period in self.rows])
+        self.site = torch.tensor(SITE_OF), torch.tensor([period for _, period in self.rows])
 
     # -- the stages ----------------------------------------------------------------------------------------------------
 
@@ -194,8 +190,8 @@ class Model:
         """A, delta and sin^2 2 theta_12 sin^2 phi_21 (*, 8, 6, 2, C), which `survival` takes."""
         splitting, amplitude = values["solar"][..., None, None, None, None, :].unbind(-1)
         phase, sine2 = 2 * splitting * self.argument, (1 - torch.sqrt(1 - amplitude)) / 2
-        cosine, real = torch.cos(phase), sine2 + (1 - sine2) * torch.cos(phase)
-        imaginary = (1 - sine2) * torch.sin(phase)
+        cosine = torch.cos(phase)
+        real, imaginary = sine2 + (1 - sine2) * cosine, (1 - sine2) * torch.sin(phase)
         return torch.hypot(real, imaginary), torch.atan2(imaginary, real), amplitude / 2 * (1 - cosine)
 
     @cached_property

@@ -18,6 +18,13 @@ from .release import DETECTOR_PERIODS, DETECTORS, ISOTOPES, OUT_OF_EQUILIBRIUM, 
 
 Floats = NDArray[np.float64]
 SITES = {"EH1": ("AD11", "AD12"), "EH2": ("AD21", "AD22"), "EH3": ("AD31", "AD32", "AD33", "AD34")}
+# of each detector-period, the place of its hall among the sites
+SITE_OF = tuple(i for d, _ in DETECTOR_PERIODS for i, own in enumerate(SITES.values()) if d in own)
+
+
+def by_hall(counts: Floats) -> Floats:
+    """The sums (3, *) over the detector-periods (21, *) of each hall."""
+    return np.stack([counts[np.array(SITE_OF) == i].sum(0) for i in range(len(SITES))])
 
 
 @dataclass(frozen=True, eq=False)
