@@ -180,6 +180,7 @@ def fit_networks(
     drawn: int = 0,
     ready: int = 0,
     slopes: int = 0,
+    scaling: nets.Scaling = "moments",
     device: str = "cpu",
     checkpoint: str | Path | None = None,
     warm: Fitted | None = None,
@@ -199,6 +200,8 @@ def fit_networks(
         So many of the last flat columns of ``inputs`` are standardised already.
     slopes:
         For a loss that compares gradients: see `nuinfer.train.Risk`.
+    scaling:
+        How the columns are standardised: `nuinfer.nets.Standardise.fit`.
 
     Raises
     ------
@@ -213,7 +216,7 @@ def fit_networks(
         # with the first network's weights, so that a network does not depend on how many more there are
         first = [w.reshape(-1, w.shape[-1])[0].abs() for w in tensors]
         own = replace(inputs, flat=inputs.flat[:, : inputs.flat.shape[1] - ready]) if ready else inputs
-        standardise = Standardise.fit(own, torch.stack([w / w.mean() for w in first]).sum(0))
+        standardise = Standardise.fit(own, torch.stack([w / w.mean() for w in first]).sum(0), scaling)
         standardise = standardise.padded(ready + drawn).to(device)
     trained = minimise(
         stack, start, inputs, Risk(loss, tensors, key, resample, classes, draw, slopes), training,

@@ -20,7 +20,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -83,59 +83,157 @@ def generator(seed: int, member: int) -> torch.Generator:
 # -- standardisation --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Standardise:
-    """x -> (x - mean) / scale for the flat columns (D,) and, by name, each cloud's fields (F,)."""
+Scaling = Literal["moments", "ranks"]
 
-    flat: tuple[Tensor, Tensor]
-    clouds: dict[str, tuple[Tensor, Tensor]]
+_KNOTS = 65
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Columns (F,) of order one: (x - mean) / scale, or, where there are ``knots``, normal scores.
+
+    The score of x is Phi^-1 of its rank: a monotone map through ``knots`` (F, Q) and ``scores`` (F, Q), linear between
+    them and logarithmic beyond, so that no value is clipped.  Columns behind the first F are left as they are.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    knots: Tensor
+    scores: Tensor
 
     @classmethod
-    def fit(cls, inputs: Inputs, weight: Tensor) -> Standardise:
-        """Mean and standard deviation under the weights ``abs(w)`` (N,); a constant column keeps scale 1.
+    def fit(cls, values: Tensor, size: Tensor, scaling: Scaling) -> Scale:
+        """Of values (M, F) under the weights ``size`` (M,), which are positive."""
+        mean, scale = _moments(values, size)
+        none = values.new_empty(values.shape[1], 0)
+        ranked = scaling == "ranks" and values.shape[1] and values.numel() and float(size.sum()) > 0
+        return cls(mean, scale, *(_normal_scores(values, size) if ranked else (none, none)))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The same columns (*, F), scaled."""
+        if not self.knots.shape[1]:
+            return (values - self.mean) / self.scale
+        own = self.knots.shape[0]
+        scored = _interpolated(values[..., :own], self.knots, self.scores, self.scale[:own])
+        return scored if own == values.shape[-1] else torch.cat([scored, values[..., own:]], -1)
+
+    def padded(self, columns: int) -> Scale:
+        """The same for so many columns more, which are left as they are."""
+        mean = torch.cat([self.mean, self.mean.new_zeros(columns)])
+        return replace(self, mean=mean, scale=torch.cat([self.scale, self.scale.new_ones(columns)]))
+
+    def first(self, columns: int) -> Scale:
+        """Of the first columns alone."""
+        return Scale(self.mean[:columns], self.scale[:columns], self.knots[:columns], self.scores[:columns])
+
+    def to(self, device: Any, dtype: torch.dtype | None = None) -> Scale:
+        """The same on another device or with another type."""
+        return Scale(*(t.to(device, dtype) for t in vars(self).values()))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Names and tensors to save."""
+        return {name: t for name, t in vars(self).items() if name in ("mean", "scale") or t.shape[1]}
+
+    @classmethod
+    def plain(cls, columns: int) -> Scale:
+        """What leaves columns as they are."""
+        none = torch.empty(columns, 0)
+        return cls(torch.zeros(columns), torch.ones(columns), none, none)
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """The flat columns and, by name, each cloud's fields, made of order one."""
+
+    flat: Scale
+    clouds: dict[str, Scale]
+
+    @classmethod
+    def fit(cls, inputs: Inputs, weight: Tensor, scaling: Scaling = "moments") -> Standardise:
+        """Mean and standard deviation, or ranks, under the weights ``abs(w)`` (N,); a constant column keeps scale 1.
 
         The absolute value, since with signed weights a variance can be negative; any scale of the right order serves.
         """
         size = weight.abs().double()
         clouds = {
-            name: _moments(values, torch.repeat_interleave(size, offsets.diff()))
+            name: Scale.fit(values, torch.repeat_interleave(size, offsets.diff()), scaling)
             for name, (values, offsets) in inputs.clouds.items()
         }
-        return cls(_moments(inputs.flat, size), clouds)
+        return cls(Scale.fit(inputs.flat, size, scaling), clouds)
 
     def __call__(self, batch: Batch) -> Batch:
         """The standardised batch."""
-        flat = (batch.flat - self.flat[0]) / self.flat[1]
         clouds = {}
-        for name, (mean, scale) in self.clouds.items():
+        for name, scale in self.clouds.items():
             cloud = batch.clouds[name]
-            clouds[name] = CloudBatch((cloud.values - mean) / scale, cloud.owner, cloud.size)
-        return Batch(flat, clouds)
+            clouds[name] = CloudBatch(scale(cloud.values), cloud.owner, cloud.size)
+        return Batch(self.flat(batch.flat), clouds)
 
     def padded(self, columns: int) -> Standardise:
         """The same for so many flat columns more, which are left as they are."""
-        mean, scale = self.flat
-        return Standardise((torch.cat([mean, mean.new_zeros(columns)]), torch.cat([scale, scale.new_ones(columns)])),
-                           self.clouds)  # fmt: skip
+        return replace(self, flat=self.flat.padded(columns))
+
+    def first(self, columns: int) -> Standardise:
+        """The same for the first flat columns alone."""
+        return replace(self, flat=self.flat.first(columns))
 
     def to(self, device: Any, dtype: torch.dtype | None = None) -> Standardise:
         """The same on another device or with another type."""
-        clouds = {n: (m.to(device, dtype), s.to(device, dtype)) for n, (m, s) in self.clouds.items()}
-        return Standardise((self.flat[0].to(device, dtype), self.flat[1].to(device, dtype)), clouds)
+        return Standardise(self.flat.to(device, dtype), {n: c.to(device, dtype) for n, c in self.clouds.items()})
 
     def arrays(self) -> dict[str, Tensor]:
         """Names and tensors to save."""
-        named = {"flat": self.flat, **{f"cloud.{name}": pair for name, pair in self.clouds.items()}}
-        return {
-            f"{name}.{part}": t for name, pair in named.items() for part, t in zip(("mean", "scale"), pair, strict=True)
-        }
+        named = {"flat": self.flat, **{f"cloud.{name}": scale for name, scale in self.clouds.items()}}
+        return {f"{name}.{part}": t for name, scale in named.items() for part, t in scale.arrays().items()}
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, Tensor]) -> Standardise:
         """The inverse of `arrays`."""
         names = [name[6:-5] for name in arrays if name.startswith("cloud.") and name.endswith(".mean")]
-        clouds = {name: (arrays[f"cloud.{name}.mean"], arrays[f"cloud.{name}.scale"]) for name in names}
-        return cls((arrays["flat.mean"], arrays["flat.scale"]), clouds)
+        return cls(_scale_of(arrays, "flat"), {name: _scale_of(arrays, f"cloud.{name}") for name in names})
+
+
+def _scale_of(arrays: dict[str, Tensor], name: str) -> Scale:
+    """A saved scale; files of before there were ranks have no knots."""
+    mean = arrays[f"{name}.mean"]
+    none = mean.new_empty(len(mean), 0)
+    parts = (arrays.get(f"{name}.{part}", none) for part in ("knots", "scores"))
+    return Scale(mean, arrays[f"{name}.scale"], *parts)
+
+
+def _normal_scores(values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Knots (F, Q) of values (M, F), quantiles at even steps of the normal score, and their scores (F, Q)."""
+    top = torch.special.ndtri(torch.tensor(1 - 0.5 / max(len(values), 2), dtype=torch.float64))
+    wanted = torch.special.ndtr(torch.linspace(-1, 1, _KNOTS, dtype=torch.float64) * top)
+    pairs = [_column_scores(column, size, wanted) for column in values.T]
+    return torch.stack([knots for knots, _ in pairs]), torch.stack([scores for _, scores in pairs])
+
+
+def _column_scores(column: Tensor, size: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """One column's knots and scores (Q,); the score of a value is that of the middle of its rank, ties included."""
+    ordered, order = column.contiguous().sort()
+    below = torch.cat([size.new_zeros(1), size[order].cumsum(0)])
+    at = torch.searchsorted(below, wanted * below[-1], right=True).clamp(1, len(ordered)) - 1
+    knots = ordered[at]
+    knots[0], knots[-1] = ordered[0], ordered[-1]
+    less, most = (below[torch.searchsorted(ordered, knots, right=right)] for right in (False, True))
+    return knots, torch.special.ndtri((less + most) / (2 * below[-1])).to(knots.dtype)
+
+
+def _interpolated(x: Tensor, knots: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
+    """The scores (*, F) of x (*, F); ``scale`` (F,) is the unit beyond ties at an end."""
+    knots, scores, scale = knots.to(x.dtype), scores.to(x.dtype), scale.to(x.dtype)
+    last = knots.shape[1] - 1
+    columns = x.reshape(-1, x.shape[-1]).T.contiguous()
+    right = torch.searchsorted(knots, columns).clamp(1, last)
+    x0, x1 = knots.gather(1, right - 1), knots.gather(1, right)
+    s0, s1 = scores.gather(1, right - 1), scores.gather(1, right)
+    width = torch.where(x1 > x0, x1 - x0, scale[:, None])
+    place = (columns - x0) / width
+    inner = s0 + (s1 - s0) * place.clamp(0, 1)
+    rise = torch.where(s1 > s0, s1 - s0, 1.0)
+    beyond = torch.log1p(rise * (place - 1).clamp_min(0)) - torch.log1p(rise * (-place).clamp_min(0))
+    return (inner + beyond).T.reshape(x.shape)
 
 
 def _moments(values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

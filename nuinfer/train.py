@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -73,6 +73,10 @@ class Training:
         this is the more accurate choice unless a network overfits (docs/performance.md).
     clip:
         Largest Euclidean norm of a network's gradient; None leaves it.
+    average:
+        Validate and keep the exponential average of the weights over about so many epochs, which is less noisy than the
+        weights of any one step (Polyak, Juditsky, SIAM J. Control Optim. 30 (1992) 838); None for the weights as they
+        are.
     chunk:
         Networks that go through forward and backward pass together; None keeps 8,192 rows in the cache.
     """
@@ -84,6 +88,7 @@ class Training:
     weight_decay: float = 1e-4
     patience: int | None = None
     clip: float | None = None
+    average: float | None = None
     chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +96,7 @@ class Training:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Training: expected {name} to be an integer of at least 1, found {value!r}")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "clip", "average"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Training: expected {name} to be positive, found {value!r}")
@@ -414,6 +419,7 @@ class _Loop:
         self.steps = math.ceil(int(self.totals.rows[0]) / training.batch)
         self.parameters = _Parameters(stack, state)
         self.optimiser = _Optimiser(self.parameters, training)
+        self.average = self.parameters.flat.clone() if training.average is not None else None
         self.best = self.parameters.flat.clone()  # (networks, P), all of them
         self.best_buffers = {name: b.clone() for name, b in self.parameters.buffers.items()}
         self.best_risk = np.full(networks, np.inf)
@@ -425,6 +431,11 @@ class _Loop:
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.losses)
+
+    @property
+    def kept(self) -> Tensor:
+        """The parameters (K, P) of the active networks that are validated and kept."""
+        return self.parameters.flat if self.average is None else self.average
 
     def run_epoch(self) -> None:
         """All steps of one epoch, then validation, best weights and stopping."""
@@ -453,6 +464,10 @@ class _Loop:
                 losses.append(self._step(batch, tuple(w[s] for w in weights), gradient, number))
                 self.optimiser.apply(gradient, self.training.rate(number, steps))
                 number += 1
+                if self.average is not None:
+                    # begins as the mean of all steps, so that the initial weights are soon forgotten
+                    memory = min(float(number), cast(float, self.training.average) * self.steps)
+                    self.average.lerp_(self.parameters.flat, 1 / max(memory, 1.0))
         return torch.stack(losses).cpu().double().mean(0).numpy()
 
     def _complete(
@@ -500,7 +515,7 @@ class _Loop:
         held = self.held
         assert held is not None
         total = np.zeros(len(self.active))
-        state = self.parameters.views(self.parameters.flat)
+        state = self.parameters.views(self.kept)
         for rows, times in _held_blocks(self.risk, self.active, self.inputs.per_event):
             batch, weights = self.inputs.take(rows), []
             for c, weight in enumerate(self.risk.weights):
@@ -528,7 +543,7 @@ class _Loop:
         self.best_epoch[self.active[better]] = self.epoch - 1
         taken = better if self.training.patience is not None else np.ones_like(better)
         to, which = torch.from_numpy(self.active[taken]), torch.from_numpy(np.flatnonzero(taken))
-        self.best[to] = self.parameters.flat[which]
+        self.best[to] = self.kept[which]
         for name, buffer in self.parameters.buffers.items():
             self.best_buffers[name][to] = buffer[which]
 
@@ -541,7 +556,9 @@ class _Loop:
         if not on.all():
             self.active = self.active[on]
             if len(self.active):
-                self.optimiser.keep(torch.from_numpy(np.flatnonzero(on)))
+                rows = torch.from_numpy(np.flatnonzero(on))
+                self.optimiser.keep(rows)
+                self.average = None if self.average is None else self.average[rows].contiguous()
 
     def result(self) -> Trained:
         """The best states and the history."""
@@ -559,6 +576,7 @@ class _Loop:
         arrays = {
             "flat": self.parameters.flat, "best": self.best, "average": optimiser.average,
             "square": optimiser.square, "step": optimiser.step,
+            **({} if self.average is None else {"averaged": self.average}),
             **{f"buffer.{n}": b for n, b in self.parameters.buffers.items()},
             **{f"best_buffer.{n}": b for n, b in self.best_buffers.items()},
         }  # fmt: skip
@@ -577,6 +595,7 @@ class _Loop:
         self.parameters.replace(tensors["flat"], {name: tensors[f"buffer.{name}"] for name in names})
         for name in names:
             self.best_buffers[name] = tensors[f"best_buffer.{name}"]
+        self.average = tensors.get("averaged")
         self.optimiser.average, self.optimiser.square = tensors["average"], tensors["square"]
         self.optimiser.step = tensors["step"]
 

@@ -49,7 +49,7 @@ from nuinfer.intervals import (
     upper_limit,
 )
 from nuinfer.likelihood import BinnedMixture, LogNormal, Mixture, Normal, Process, Template, Workspace
-from nuinfer.nets import Standardise
+from nuinfer.nets import Scale, Standardise
 from nuinfer.ratio import (
     ClassRatio,
     LocalScore,
@@ -91,9 +91,9 @@ def by_hand(model: Any, first: Floats, last: Floats, bias: Floats) -> Ensemble:
         "layer.1.bias": torch.from_numpy(np.asarray(bias, np.float32)).reshape(count, 1, -1),
     }  # fmt: skip
     assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in model.state.items()}
-    mean, scale = torch.zeros(columns), torch.ones(columns)
-    mean[0], scale[0] = 1.0, 2.0
-    return Ensemble(model.stack, state, Standardise((mean, scale), {}))
+    plain = Scale.plain(columns)
+    plain.mean[0], plain.scale[0] = 1.0, 2.0
+    return Ensemble(model.stack, state, Standardise(plain, {}))
 
 
 def _tensor(matrix: Floats, count: int) -> Tensor:

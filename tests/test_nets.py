@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
+from scipy import stats
 from torch import Tensor, nn
 
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Transformer, nets
@@ -400,26 +402,78 @@ def test_standardise_gives_mean_0_and_deviation_1_under_absolute_weights() -> No
 def test_standardise_leaves_the_scale_of_constant_and_empty_columns() -> None:
     events = Events({"c": np.full(5, 0.1), "z": np.zeros(5), "h.x": Ragged.of([[]] * 5)})
     scale = Standardise.fit(Features(["c", "z"], h=["x"]).tensors(events), torch.ones(5))
-    torch.testing.assert_close(scale.flat[0], torch.tensor([0.1, 0.0]))
-    assert scale.flat[1].tolist() == [1.0, 1.0]
-    assert scale.clouds["h"][1].tolist() == [1.0]
+    torch.testing.assert_close(scale.flat.mean, torch.tensor([0.1, 0.0]))
+    assert scale.flat.scale.tolist() == [1.0, 1.0]
+    assert scale.clouds["h"].scale.tolist() == [1.0]
     for seed in range(10):  # sums that round
         weight = torch.rand(1000, generator=torch.Generator().manual_seed(seed))
-        assert Standardise.fit(Inputs(torch.full((1000, 1), 0.1)), weight).flat[1].tolist() == [1.0]
+        assert Standardise.fit(Inputs(torch.full((1000, 1), 0.1)), weight).flat.scale.tolist() == [1.0]
     small = Standardise.fit(Inputs(torch.tensor([[1e-20], [3e-20]])), torch.ones(2))
-    assert small.flat[1].item() == pytest.approx(1e-20)  # small, but not constant
+    assert small.flat.scale.item() == pytest.approx(1e-20)  # small, but not constant
     nothing = Standardise.fit(Inputs(torch.ones(2, 1)), torch.zeros(2))
-    assert nothing.flat[1].tolist() == [1.0]
+    assert nothing.flat.scale.tolist() == [1.0]
 
 
-def test_standardise_survives_arrays() -> None:
-    scale = Standardise.fit(CLOUDS.tensors(EVENTS), torch.ones(30))
+def normal(p: ArrayLike) -> Any:
+    return stats.norm.ppf(p)
+
+
+@pytest.mark.parametrize("scaling", ["moments", "ranks"])
+def test_standardise_survives_arrays(scaling: nets.Scaling) -> None:
+    scale = Standardise.fit(CLOUDS.tensors(EVENTS), torch.ones(30), scaling)
     again = Standardise.of_arrays(copy.deepcopy(scale.arrays()))
-    assert torch.equal(again.flat[1], scale.flat[1])
-    assert {n: [t.tolist() for t in p] for n, p in again.clouds.items()} == {
-        n: [t.tolist() for t in p] for n, p in scale.clouds.items()
-    }
-    assert scale.to("cpu", torch.float64).clouds["trk"][0].dtype == torch.float64
+    batch = CLOUDS.tensors(EVENTS).span(0, 30)
+    assert torch.equal(again(batch).flat, scale(batch).flat)
+    for name in scale.clouds:
+        assert torch.equal(again(batch).clouds[name].values, scale(batch).clouds[name].values)
+    assert scale.to("cpu", torch.float64).clouds["trk"].mean.dtype == torch.float64
+    assert any("knots" in name for name in scale.arrays()) == (scaling == "ranks")
+
+
+def test_ranks_become_normal_scores() -> None:
+    """A column over many orders of magnitude, exp(5 z), becomes z up to the distance of the knots."""
+    z = torch.from_numpy(normal((np.arange(4000) + 0.5) / 4000)).float()
+    x = torch.stack([torch.exp(5 * z), -z], 1)[torch.randperm(4000, generator=torch.Generator().manual_seed(1))]
+    scale = nets.Scale.fit(x, torch.ones(4000, dtype=torch.float64), "ranks")
+    found = scale(x)
+    order = x[:, 0].argsort()
+    inner = slice(20, -20)
+    torch.testing.assert_close(found[order, 0][inner], z[inner], atol=0.06, rtol=0)
+    torch.testing.assert_close(found[order, 1][inner], -z[inner], atol=0.02, rtol=0)
+    assert (found[order, 0].diff() > 0).all()
+    plain = nets.Scale.fit(x, torch.ones(4000, dtype=torch.float64), "moments")(x)
+    assert plain[order, 0][:3000].std() < 0.01  # what a network would see of most events
+
+
+def test_ranks_beyond_the_sample_and_ties() -> None:
+    """Values beyond the sample grow like a logarithm, ties get the middle of their ranks, a constant is one number."""
+    x = torch.cat([torch.zeros(600), torch.arange(1.0, 401.0)])[:, None]
+    scale = nets.Scale.fit(torch.cat([x, torch.full_like(x, 7.0)], 1), torch.ones(1000, dtype=torch.float64), "ranks")
+    at = torch.tensor([[0.0], [200.0], [400.0], [4000.0], [4e6], [-1.0]])
+    found = scale(torch.cat([at, torch.full_like(at, 7.0)], 1))
+    assert found[0, 0].item() == pytest.approx(normal(0.3), abs=1e-5)
+    assert found[1, 0].item() == pytest.approx(normal(0.8), abs=0.02)
+    assert (found[1:5, 0].diff() > 0).all()
+    assert found[4, 0] < 20
+    assert found[5, 0] < found[0, 0]
+    assert (found[:, 1] == found[0, 1]).all()
+    assert torch.isfinite(found).all()
+
+
+def test_ranks_know_weights_and_pass_gradients() -> None:
+    """Weight 3 is three events; signs do not matter; the map is differentiable where it is not at a knot."""
+    rng = torch.Generator().manual_seed(2)
+    x, weight = torch.randn(500, 1, generator=rng), torch.randint(1, 4, (500,), generator=rng).double()
+    one = nets.Scale.fit(x, weight, "ranks")
+    repeated = x.repeat_interleave(weight.long(), 0)
+    copies = nets.Scale.fit(repeated, torch.ones(len(repeated), dtype=torch.float64), "ranks")
+    at = torch.linspace(-1.5, 1.5, 31)[:, None]
+    torch.testing.assert_close(one(at), copies(at), atol=0.05, rtol=0)
+    unweighted = nets.Scale.fit(x, torch.where(x[:, 0] > 0, 9.0, 1.0).double(), "ranks")
+    assert (unweighted(at) - one(at)).abs().max() > 0.3
+    point = torch.tensor([[0.123]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(one.to("cpu", torch.float64)(point).sum(), point)
+    assert 0.5 < slope.item() < 2
 
 
 # -- specs ------------------------------------------------------------------------------------------------------------

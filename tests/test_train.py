@@ -314,6 +314,31 @@ def test_without_validation_the_last_weights_are_kept() -> None:
     assert np.isfinite(trained.history.train).all()
 
 
+@pytest.mark.parametrize("average", [0.5, 100.0])
+def test_the_average_of_the_weights_is_kept(average: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of the weights of all steps while they are few, then an exponential average over so many epochs."""
+    seen: list[Tensor] = []
+    apply = train._Optimiser.apply
+
+    def recorded(self: Any, gradient: Tensor, rate: float) -> None:
+        apply(self, gradient, rate)
+        seen.append(self.parameters.flat.clone().double())
+
+    monkeypatch.setattr(train._Optimiser, "apply", recorded)
+    found = run(
+        Resample(seed=1, members=2, validation=0), Training(epochs=2, batch=10, average=average), data=sample(100)
+    )
+    steps, expected = len(seen) // 2, torch.zeros_like(seen[0])
+    for number, weights in enumerate(seen, 1):
+        memory = min(number, average * steps)
+        expected += (weights - expected) / max(memory, 1)
+    flat = torch.cat([tensor.flatten(1) for tensor in found.state.values()], 1)
+    torch.testing.assert_close(flat.double(), expected, rtol=1e-5, atol=1e-6)
+    assert (flat - seen[-1]).abs().max() > 1e-3
+    if average == 100.0:
+        torch.testing.assert_close(flat.double(), torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6)
+
+
 def test_clipping_bounds_each_networks_gradient() -> None:
     parameters = train._Parameters(
         SPEC.stack(Features(["a", "b"]).shape), SPEC.stack(Features(["a", "b"]).shape).initial(1, [0, 1])
@@ -395,13 +420,15 @@ def killed_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train._Loop, "_validate", dying)
 
 
-@pytest.mark.parametrize("network", [SPEC, BATCHNORM], ids=["MLP", "BatchNorm"])
+@pytest.mark.parametrize(
+    ("network", "average"), [(SPEC, None), (BATCHNORM, None), (SPEC, 0.5)], ids=["MLP", "BatchNorm", "average"]
+)
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(
-    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Any, average: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted once before and once after the first networks have left by patience."""
     resample, data = Resample(seed=1, members=3, folds=2, validation=0.4, bootstrap=True), sample(100)
-    training = Training(epochs=14, batch=16, learning_rate=0.05, patience=2)
+    training = Training(epochs=14, batch=16, learning_rate=0.05, patience=2, average=average)
     whole = run(resample, training, network=network, data=data)
     lasts = np.isfinite(whole.history.train).sum(0)
     first = int(lasts.min()) + 1  # epochs until the first network has left, and one more
