@@ -108,7 +108,10 @@ class Column:
 
     def read(self, events: Events) -> Floats:
         """The column (N,) of events, checked to be finite, and whole where it is discrete."""
-        values = events.flat(self.name)
+        return self.checked(events.flat(self.name))
+
+    def checked(self, values: NDArray[Any]) -> Floats:
+        """Values (N,), checked in the same way."""
         check_finite(f"column {self.name!r}", values)
         found = np.asarray(values, np.float64)
         if self.discrete:
@@ -187,6 +190,10 @@ class Columns:
     def read(self, events: Events) -> Floats:
         """The checked columns (N, D) in the flow's order."""
         return np.stack([part.read(events) for part in self.parts], 1)
+
+    def checked(self, values: Floats) -> Floats:
+        """Values (N, D) in the user's order, checked, in that of the flow."""
+        return np.stack([part.checked(values[:, i]) for part, i in zip(self.parts, self.order, strict=True)], 1)
 
     def fitted(self, values: Floats, weight: Floats, seed: int) -> Columns:
         """With mean and scale of each."""

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from torch import Tensor
 
@@ -108,9 +108,47 @@ class Density:
         pieces = []
         with torch.no_grad():
             for start in range(0, max(len(events), 1), _PIECE):
-                pieces.append(self._logs(y[start : start + _PIECE], x.span(start, start + _PIECE)).numpy())
+                given = self._context(x.span(start, start + _PIECE))
+                pieces.append(self._logs(y[start : start + _PIECE], given).numpy())
         logs = np.concatenate(pieces, 1)
         return logs if self.resample.folds == 1 else out_of_fold(logs, self.resample, self._key(events), self.known)
+
+    def log_probs(self, y: ArrayLike, condition: Events) -> Floats:
+        """Log densities (N, M) of M points y (N, M, D) for each of N events x, which are summed up once.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            for y of another shape, not finite or not whole in a discrete column, or events without the columns of x.
+        """
+        values = np.asarray(y, np.float64)
+        if values.ndim != 3 or values.shape[0] != len(condition) or values.shape[2] != len(self.columns):
+            raise ValueError(f"y: expected ({len(condition)}, M, {len(self.columns)}), M points of "
+                             f"{', '.join(self.columns)} for each of {len(condition)} events, found "
+                             f"{values.shape}")  # fmt: skip
+        points = np.ascontiguousarray(self.targets.checked(values.reshape(-1, values.shape[2])))
+        owner = np.repeat(np.arange(len(condition)), values.shape[1])
+        logs = self._log_rows(torch.from_numpy(points), self.contexts(condition), torch.from_numpy(owner))
+        if self.resample.folds > 1:
+            logs = out_of_fold(logs, self.resample, self._key(condition)[owner], self.known)
+        mean = special.logsumexp(logs, axis=0) - np.log(len(logs))
+        return np.asarray(mean.reshape(values.shape[:2]))
+
+    @torch.no_grad()
+    def _log_rows(self, y: Tensor, given: Tensor, owner: Tensor) -> Floats:
+        """Log densities (networks, R) of rows y (R, D), each with the numbers of its owner in ``given`` (K, C, N)."""
+        pieces = [np.empty((len(given), 0))]
+        for start in range(0, len(y), _PIECE):
+            part = slice(start, start + _PIECE)
+            pieces.append(self._logs(y[part], given.index_select(2, owner[part])).numpy())
+        return np.concatenate(pieces, 1)
+
+    @torch.no_grad()
+    def contexts(self, condition: Events) -> Tensor:
+        """The numbers (networks, C, N) that each flow is given for N events x."""
+        x = self._given(condition)
+        spans = range(0, max(len(condition), 1), _PIECE)
+        return torch.cat([self._context(x.span(start, start + _PIECE)) for start in spans], 2)
 
     def tensor(self, y: Tensor, x: Batch | Tensor | None = None) -> Tensor:
         """`log_prob` (B,) of y (B, D) in torch, differentiable in y and x; folds are averaged.
@@ -125,7 +163,7 @@ class Density:
         if y.ndim != 2 or y.shape[1] != len(self.columns):
             raise ValueError(f"y: expected (B, {len(self.columns)}) for {', '.join(self.columns)}, found "
                              f"{tuple(y.shape)}")  # fmt: skip
-        logs = self._logs(y.double()[:, self.targets.order], self._batch(x, len(y)))
+        logs = self._logs(y.double()[:, self.targets.order], self._context(self._batch(x, len(y))))
         return (logs.logsumexp(0) - float(np.log(len(logs)))).to(y.dtype)
 
     def _batch(self, x: Batch | Tensor | None, size: int) -> Batch:
@@ -140,18 +178,34 @@ class Density:
             )
         return Batch(batch.flat.float(), batch.clouds)
 
-    def _logs(self, y: Tensor, x: Batch) -> Tensor:
-        """Log densities (networks, B) of y (B, D), float64 in the flow's order."""
+    def _logs(self, y: Tensor, given: Tensor) -> Tensor:
+        """Log densities (networks, B) of y (B, D), float64 in the flow's order, for ``given`` numbers."""
         inside = self.targets.inside(y)
         y = torch.where(inside[:, None], y, self.targets.middle())
         nodes, weights = self.targets.nodes()
-        logs = torch.stack([self._at(y + u, x) + w for u, w in zip(nodes, weights, strict=True)])
+        logs = torch.stack([self._at(y + u, given) + w for u, w in zip(nodes, weights, strict=True)])
         return torch.where(inside, logs.logsumexp(0) if len(logs) > 1 else logs[0], -torch.inf)
 
-    def _at(self, v: Tensor, x: Batch) -> Tensor:
+    @nets.single_precision()
+    def _at(self, v: Tensor, given: Tensor) -> Tensor:
         t, slope = self.targets.forward(v)
-        flat = torch.cat([x.flat, t.to(x.flat.dtype)[None]], -1)
-        return self.model.tensor(Batch(flat, x.clouds)).double() + slope
+        t = t.to(given.dtype).T.expand(len(given), -1, -1)
+        return self._flow.log_prob(self.model.state, t, given).double() + slope
+
+    @nets.single_precision()
+    def _context(self, x: Batch) -> Tensor:
+        """The numbers (networks, C, B) that the flows are given for a batch of one member, without y."""
+        batch = self._scales(torch.float32)(x).expand(self.model.networks)
+        return self._flow.given(self.model.state, batch)
+
+    @property
+    def _flow(self) -> FlowStack:
+        return cast(FlowStack, self.model.stack)
+
+    def _scales(self, dtype: torch.dtype) -> nets.Standardise:
+        """The standardisation of x alone."""
+        flat = 0 if self.condition is None else len(self.condition.flat)
+        return self.model.standardise.first(flat).to("cpu", dtype)
 
     def _given(self, events: Events) -> Inputs:
         return _inputs(self.condition, events)
@@ -190,38 +244,59 @@ class Density:
                              f"repeat them: events.select(np.repeat(np.arange(len(events)), m))")  # fmt: skip
         return self._sample(int(n), condition, condition, seed)
 
+    def draws(self, n: int, condition: Events, *, seed: int = 0) -> Floats:
+        """``n`` draws (N, n, D) of y for each of N events x, which are summed up once; known ids as in `sample`.
+
+        Raises
+        ------
+        ValueError
+            for n below 1, or a density without a condition.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
+        if self.condition is None:
+            raise ValueError("draws: expected a density with a condition, found one without; use sample(n)")
+        owner = np.repeat(np.arange(len(condition)), n)
+        found = self._drawn(owner, condition, condition, seed)
+        return np.stack([found[name] for name in self.columns], -1).reshape(len(condition), n, len(self.columns))
+
     def _sample(self, n: int, condition: Events | None, known: Events | None, seed: int) -> Events:
         """Draws for the ``condition``; the events ``known`` say which flows have not seen them."""
+        single = condition is None or len(condition) == 1
+        owner = np.zeros(n, np.int64) if single else np.arange(n)
+        return Events(self._drawn(owner, condition, known, seed))
+
+    def _drawn(self, owner: Keys, condition: Events | None, known: Events | None, seed: int) -> dict[str, Floats]:
+        """One draw for each row, whose condition is that of its owner (R,)."""
         rng = np.random.default_rng(hashing.salt(seed, "density sample"))
-        networks = self._networks(n, known, rng)
-        z = torch.from_numpy(rng.standard_normal((n, len(self.columns))))
-        x = self._given(condition) if condition is not None else Inputs(torch.empty(n, 0, dtype=torch.float32))
+        networks = self._networks(owner, known, rng)
+        z = torch.from_numpy(rng.standard_normal((len(owner), len(self.columns))))
+        x = self._given(condition) if condition is not None else Inputs(torch.empty(1, 0, dtype=torch.float32))
         t = torch.empty_like(z)
         for network in np.unique(networks):
             rows = np.flatnonzero(networks == network)
             for part in np.split(rows, range(_PIECE, len(rows), _PIECE)):
-                own = x.select(part if len(x) == n else np.zeros(1, np.int64))  # one condition is summed up once
-                t[part] = self._inverse(int(network), z[part], own)
-        return Events(self.targets.inverse(t))
+                who, place = np.unique(owner[part], return_inverse=True)
+                t[part] = self._inverse(int(network), z[part], x.select(who), torch.from_numpy(place))
+        return self.targets.inverse(t)
 
     @torch.no_grad()
-    def _inverse(self, network: int, z: Tensor, x: Inputs) -> Tensor:
-        """Standardised y (B, D) of one flow, in float64."""
-        mean, scale = self.model.standardise.flat
-        own = nets.Standardise((mean[: x.flat.shape[1]], scale[: x.flat.shape[1]]), self.model.standardise.clouds)
-        batch = own.to("cpu", torch.float64)(x.span(0, len(x)))
+    def _inverse(self, network: int, z: Tensor, x: Inputs, place: Tensor) -> Tensor:
+        """Standardised y (B, D) of one flow, in float64; row b has the condition ``place[b]`` of x."""
         state = {name: tensor[network : network + 1].double() for name, tensor in self.model.state.items()}
-        return cast(FlowStack, self.model.stack).inverse(state, z, batch)
+        given = self._flow.given(state, self._scales(torch.float64)(x.span(0, len(x))))
+        return self._flow.inverse(state, z, given.index_select(2, place))
 
-    def _networks(self, n: int, events: Events | None, rng: np.random.Generator) -> Keys:
-        """The flow of each draw: any member, and of its folds one that has not seen the event."""
+    def _networks(self, owner: Keys, events: Events | None, rng: np.random.Generator) -> Keys:
+        """The flow of each row (R,): any member, and of its folds one that has not seen the row's owner."""
+        n = len(owner)
         member = np.asarray(rng.integers(0, self.resample.members, n), np.int64)
         place = rng.random(n)
         if self.resample.folds == 1:
             return member
         if events is None:
             return member * self.resample.folds + (place * self.resample.folds).astype(np.int64)
-        share = np.broadcast_to(shares(self.resample, self._key(events), self.known)[0].T, (n, self.resample.folds))
+        share = shares(self.resample, self._key(events), self.known)[0].T[owner if len(events) > 1 else 0 * owner]
         fold = (share.cumsum(1) < place[:, None]).sum(1).clip(max=self.resample.folds - 1)
         return np.asarray(member * self.resample.folds + fold)
 
@@ -250,16 +325,7 @@ class Density:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
-        spec = {
-            "targets": self.targets.to_json(), "network": flows.to_json(self.network),
-            "condition": None if self.condition is None else self.condition.to_json(),
-            "embedded": self.embedding is not None, "summaries": self.summaries,
-            "embedding": None if self.embedding is None else spec_of(self.embedding),
-            "resample": vars(self.resample), "sum_weights": self.sum_weights, "group": self.group,
-            "sample": self.sample_digest,
-        }  # fmt: skip
-        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
-        store.save(path, "density", spec, {**model, "known": self.known, **self.history.arrays()})
+        store.save(path, "density", *self.saved())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Density:
@@ -270,7 +336,24 @@ class Density:
         CorruptFile
             for a file that is damaged; ``ValueError`` for one of another kind; ``FileNotFoundError`` for none.
         """
-        spec, arrays = store.load(path, "density")
+        return cls.of_saved(*store.load(path, "density"), module=module)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The JSON and the arrays that a file holds."""
+        spec = {
+            "targets": self.targets.to_json(), "network": flows.to_json(self.network),
+            "condition": None if self.condition is None else self.condition.to_json(),
+            "embedded": self.embedding is not None, "summaries": self.summaries,
+            "embedding": None if self.embedding is None else spec_of(self.embedding),
+            "resample": vars(self.resample), "sum_weights": self.sum_weights, "group": self.group,
+            "sample": self.sample_digest,
+        }  # fmt: skip
+        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        return spec, {**model, "known": self.known, **self.history.arrays()}
+
+    @classmethod
+    def of_saved(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, module: Any = None) -> Density:
+        """The inverse of `saved`."""
         targets, network = Columns.from_json(spec["targets"]), flows.from_json(spec["network"])
         condition = None if spec["condition"] is None else Features.from_json(spec["condition"])
         embedding = cast(Network, network_of(spec["embedding"], module)) if spec["embedded"] else None
@@ -293,6 +376,7 @@ def fit_density(
     network: Flow = NSF(),  # noqa: B008 - a frozen spec
     embedding: Network | None = None,
     summaries: int = 16,
+    scaling: nets.Scaling = "moments",
     members: int = 1,
     folds: int = 1,
     validation: float = 0.2,
@@ -326,6 +410,9 @@ def fit_density(
         A network that sums up x in ``summaries`` numbers for the flow, trained together with it: ``MLP``, ``DeepSet``,
         ``Transformer``, or a function that makes a ``torch.nn.Module``.  None gives flat columns to the flow as they
         are, and clouds to a ``DeepSet``.
+    scaling:
+        How the columns of x are made of order one: "moments" by mean and standard deviation, "ranks" by the normal
+        score of their rank, for columns with heavy tails or of many orders of magnitude.
     members:
         Flows with their own initial weights, batches and validation rows, whose mean density is the answer.
     folds:
@@ -376,8 +463,8 @@ def fit_density(
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
     fitted = fit_networks(
         rows.inputs, rows.weights, rows.key, resample, stack=stack, loss=losses.nll, training=training,
-        classes=("events",), draw=draw, drawn=len(noisy), ready=len(targets.parts) - len(noisy), device=device,
-        checkpoint=checkpoint, label="density", progress=progress,
+        classes=("events",), draw=draw, drawn=len(noisy), ready=len(targets.parts) - len(noisy), scaling=scaling,
+        device=device, checkpoint=checkpoint, label="density", progress=progress,
     )  # fmt: skip
     model = cast(Ensemble, fitted.model)
     if validation and (used.weight < 0).any():

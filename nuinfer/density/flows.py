@@ -177,15 +177,18 @@ class FlowStack(Stack):
 
     def __call__(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
         """Log q (K, B) of standardised y."""
-        z, slope = self.latent(state, batch, training=training)
+        before = batch.flat.shape[-1] - self.targets
+        given = self.given(state, Batch(batch.flat[..., :before], batch.clouds), training=training)
+        return self.log_prob(state, batch.flat[..., before:].transpose(1, 2), given, training=training)
+
+    def log_prob(self, state: State, y: Tensor, given: Tensor, *, training: bool = False) -> Tensor:
+        """Log q (K, B) of standardised y (K, D, B), for numbers ``given`` (K, C, B)."""
+        z, slope = self.latent(state, y, given, training=training)
         return slope - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
-    def latent(self, state: State, batch: Batch, *, training: bool = False) -> tuple[Tensor, Tensor]:
-        """The standard normal z (K, D, B) of y, and log abs(det dz/dy) (K, B)."""
-        before = batch.flat.shape[-1] - self.targets
-        x = batch.flat[..., before:].transpose(1, 2)
-        given = self.given(state, Batch(batch.flat[..., :before], batch.clouds), training=training)
-        total = x.new_zeros(x.shape[0], x.shape[2])
+    def latent(self, state: State, y: Tensor, given: Tensor, *, training: bool = False) -> tuple[Tensor, Tensor]:
+        """The standard normal z (K, D, B) of y (K, D, B), and log abs(det dz/dy) (K, B)."""
+        x, total = y, y.new_zeros(y.shape[0], y.shape[2])
         for number in range(self.spec.transforms):
             phi = self._phi(state, number, x, given)
             if isinstance(self.spec, NSF):
@@ -198,7 +201,7 @@ class FlowStack(Stack):
     def given(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
         """What the flow is conditioned on (K, C, B), of a batch without y."""
         if self.alone:
-            return batch.flat.new_ones(len(batch.flat), 1, 1)
+            return batch.flat.new_ones(len(batch.flat), 1, batch.flat.shape[1])
         if self.embedding is None:
             return batch.flat.transpose(1, 2)
         found = self.embedding(_of(state, "embedding."), batch, training=training)
@@ -217,11 +220,11 @@ class FlowStack(Stack):
         phi: Tensor = h.unflatten(1, (self.targets, -1))
         return phi.expand(-1, -1, -1, x.shape[2])
 
-    def inverse(self, state: State, z: Tensor, batch: Batch) -> Tensor:
-        """Standardised y (B, D) of latent z (B, D), for one member: a state of tensors (1, ...), a batch without y."""
-        given = self.given(state, batch)[0].T.expand(len(z), -1) if self.context else None
+    def inverse(self, state: State, z: Tensor, given: Tensor) -> Tensor:
+        """Standardised y (B, D) of latent z (B, D) and ``given`` (1, C, B), for one member: tensors (1, ...)."""
         own = {name: tensor[0] for name, tensor in state.items() if name.startswith("flow.")}
-        return cast(Tensor, torch.func.functional_call(_Inverse(self.module), own, (z, given)))
+        context = given[0].T if self.context else None
+        return cast(Tensor, torch.func.functional_call(_Inverse(self.module), own, (z, context)))
 
     def twice(self) -> Stack:
         """The same flows, whose gradient can be differentiated again."""
