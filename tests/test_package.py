@@ -39,8 +39,11 @@ ORDER = [
     "ensemble",
     "ratio",
     "density",
+    "invertible",
+    "diagnostics",
     "likelihood",
     "intervals",
+    "posterior",
     "unfolding",
     "plots",
 ]
@@ -163,7 +166,8 @@ def test_arrows_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("uproot", "io"), ("matplotlib", "plots"), ("mplhep", "plots"), ("zuko", "density")]
+    ("library", "home"),
+    [("uproot", "io"), ("matplotlib", "plots"), ("mplhep", "plots"), ("zuko", "density"), ("sbi", "posterior")],
 )
 def test_one_place_imports_it(library: str, home: str) -> None:
     users = {room(f) for f in FILES for name in imported(tree_of(f), f) if name.split(".")[0] == library}
