@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +24,11 @@ import torch
 
 from analyses.dayabay import covariance, fits
 from analyses.dayabay.model import Model
-from benchmarks.machine import describe, one_thread
+from benchmarks.machine import describe, one_thread, peer_python
 from nuinfer import intervals
 
 HERE = Path(__file__).parent
+PEER = "dayabay-model==1.7.1"
 ALL = 64  # points at which all parameters move
 
 
@@ -77,12 +77,7 @@ def ours(points: int, rounds: int) -> dict[str, Any]:
 
 def peer(folder: Path) -> dict[str, Any]:
     """The costs of the official model, by a Python in ``folder``, which is made where it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"making the peer's environment in {folder}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        listed = HERE / "peers" / "dayabay_official.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", listed], check=True)
+    python = peer_python(folder, "dayabay_official.txt", PEER)
     run = subprocess.run([python, HERE / "peers" / "dayabay_official.py"], env=one_thread(), check=True,
                          stdout=subprocess.PIPE, text=True)  # fmt: skip
     return dict(json.loads(run.stdout.splitlines()[-1]))
@@ -103,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     mine = ours(options.points, options.rounds)
-    other = {} if options.skip_peer else peer(options.peer_venv.absolute())
+    other = {} if options.skip_peer else peer(options.peer_venv)
     if other and abs(other["minimum"] - mine["minimum"]) > 0.05:
         raise SystemExit(f"the two fits disagree: chi2 = {mine['minimum']:.4f} and {other['minimum']:.4f}")
     print(f"{describe(('torch', 'numpy', 'iminuit'))}; dayabay-model {other.get('version', 'left out')}\n")

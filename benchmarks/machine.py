@@ -14,12 +14,13 @@ import platform
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Cost", "cpu_seconds", "describe", "one_thread"]
+__all__ = ["Cost", "cpu_seconds", "describe", "one_thread", "peer_python"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +78,30 @@ def one_thread() -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
     )  # fmt: skip
     return dict.fromkeys(names, "1")
+
+
+def peer_python(folder: Path, requirements: str, package: str) -> Path:
+    """The Python of a peer's environment in ``folder``, which is made where it is not there.
+
+    It holds what ``peers/REQUIREMENTS`` lists, and then ``package`` ("name==version") without what that asks for.
+    """
+    python = folder.absolute() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    name, _, wanted = package.partition("==")
+    if python.exists() and _version_in(python, name) == wanted:
+        return python  # the package is installed last: it tells of a finished environment
+    print(f"making the environment of {package} in {folder}", file=sys.stderr, flush=True)
+    venv.create(folder, with_pip=True)
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "-r", ROOT / "benchmarks" / "peers" / requirements], check=True)
+    subprocess.run([*pip, "--no-deps", package], check=True)
+    return python
+
+
+def _version_in(python: Path, package: str) -> str:
+    """The version of a package in another environment, or nothing where it is not there."""
+    code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+    run = subprocess.run([python, "-c", code, package], capture_output=True, text=True, check=False)
+    return run.stdout.strip()
 
 
 def describe(packages: Sequence[str] = ("torch", "numpy")) -> str:

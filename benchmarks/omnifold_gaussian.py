@@ -24,7 +24,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from math import erf, sqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -122,25 +121,6 @@ def peer(python: Path) -> list[str | Path]:
     return [python, HERE / "peers" / "omnifold_public.py", "--events", str(EVENTS)]
 
 
-def peer_python(folder: Path) -> Path:
-    """The Python of the peer's environment in ``folder``, which is made where it is not there."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and _version(python, "omnifold") == PEER.partition("==")[2]:
-        return python  # the package is installed last: it tells of a finished environment
-    print(f"making the peer's environment in {folder} (TensorFlow, about 2 GB)", file=sys.stderr, flush=True)
-    venv.create(folder, with_pip=True)
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "-r", HERE / "peers" / "omnifold_public.txt"], check=True)
-    subprocess.run([*pip, "--no-deps", PEER], check=True)
-    return python
-
-
-def _version(python: Path, package: str) -> str:
-    """The version of a package in another environment, or nothing where it is not there."""
-    code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
-    return subprocess.run([python, "-c", code, package], capture_output=True, text=True, check=False).stdout.strip()
-
-
 def last_core() -> int | None:
     """The last core that this process may use: the first serves most of the system's interrupts."""
     return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -197,7 +177,7 @@ def main() -> None:
     }
     name = f"public {PEER.replace('==', ' ')}"
     if not options.skip_peer:
-        commands[name] = peer(peer_python(options.peer_venv.absolute()))
+        commands[name] = peer(machine.peer_python(options.peer_venv, "omnifold_public.txt", PEER))
     results: dict[str, list[Run]] = {label: [] for label in commands}
     with tempfile.TemporaryDirectory() as folder:
         toy = Path(folder, "toy.npz")
