@@ -26,7 +26,7 @@ from .resample import Resample
 from .train import Draw, History, Risk, Training, minimise, outputs_of
 from .trees import Forest, Trees, fit_forest
 
-__all__ = ["Ensemble", "Fitted", "fit", "fit_networks"]
+__all__ = ["Ensemble", "Fitted", "fit", "fit_networks", "standardisation"]
 
 Floats = NDArray[np.float64]
 
@@ -178,9 +178,8 @@ def fit_networks(
     classes: tuple[str, ...] = ("numerator", "denominator"),
     draw: Draw | None = None,
     drawn: int = 0,
-    ready: int = 0,
     slopes: int = 0,
-    scaling: nets.Scaling = "moments",
+    standardise: Standardise | None = None,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
     warm: Fitted | None = None,
@@ -196,12 +195,10 @@ def fit_networks(
     stack:
         Networks for the flat columns of ``inputs`` and, behind them, ``drawn`` columns that ``draw`` adds; those are
         not standardised here.
-    ready:
-        So many of the last flat columns of ``inputs`` are standardised already.
     slopes:
         For a loss that compares gradients: see `nuinfer.train.Risk`.
-    scaling:
-        How the columns are standardised: `nuinfer.nets.Standardise.fit`.
+    standardise:
+        How the columns are standardised, where it is not by `standardisation`.
 
     Raises
     ------
@@ -210,20 +207,30 @@ def fit_networks(
     """
     tensors = tuple(torch.from_numpy(np.asarray(w, np.float32)) for w in weights)
     if warm is not None and isinstance(warm.model, Ensemble):
-        stack, start, standardise = warm.model.stack, warm.model.state, warm.model.standardise
+        stack, start, scales = warm.model.stack, warm.model.state, warm.model.standardise
     else:
         start = stack.initial(resample.seed, range(resample.networks))
-        # with the first network's weights, so that a network does not depend on how many more there are
-        first = [w.reshape(-1, w.shape[-1])[0].abs() for w in tensors]
-        own = replace(inputs, flat=inputs.flat[:, : inputs.flat.shape[1] - ready]) if ready else inputs
-        standardise = Standardise.fit(own, torch.stack([w / w.mean() for w in first]).sum(0), scaling)
-        standardise = standardise.padded(ready + drawn).to(device)
+        scales = (standardise or standardisation(inputs, weights, drawn=drawn)).to(device)
     trained = minimise(
         stack, start, inputs, Risk(loss, tensors, key, resample, classes, draw, slopes), training,
-        prepare=standardise, device=device, checkpoint=checkpoint, label=label, progress=progress,
+        prepare=scales, device=device, checkpoint=checkpoint, label=label, progress=progress,
     )  # fmt: skip
     state = {name: tensor.cpu() for name, tensor in trained.state.items()}
-    return Fitted(Ensemble(stack, state, standardise.to("cpu")), trained.history)
+    return Fitted(Ensemble(stack, state, scales.to("cpu")), trained.history)
+
+
+def standardisation(
+    inputs: Inputs, weights: tuple[Floats, ...], *, ready: int = 0, drawn: int = 0, scaling: nets.Scaling = "moments"
+) -> Standardise:
+    """The scales of the columns under the sum of the classes' absolute weights (N,) or (networks, N).
+
+    The last ``ready`` flat columns are standardised already, and ``drawn`` come behind them.
+    """
+    # with the first network's weights, so that a network does not depend on how many more there are
+    first = [np.abs(np.asarray(w, np.float32).reshape(-1, np.shape(w)[-1])[0]) for w in weights]
+    size = torch.from_numpy(np.sum([w / w.mean() for w in first], axis=0))
+    own = replace(inputs, flat=inputs.flat[:, : inputs.flat.shape[1] - ready]) if ready else inputs
+    return Standardise.fit(own, size, scaling).padded(ready + drawn)
 
 
 def spec_of(network: Network | Trees) -> dict[str, Any] | None:

@@ -21,13 +21,21 @@ and they have less noise than a class label.  With s = r(x, z) / (1 + r(x, z)),
 
 and, for K classes at once, `Softmax`, whose outputs are the logarithms of class probabilities but for a constant.
 
+A ratio can be asked to err on the side of caution, by a penalty of the balance of s = 1/(1 + e^-f) in each batch,
+
+    Balanced:  base + balance/2 (<s>_1 + <s>_0 - 1)^2
+
+with the mean <>_c over a batch's events of class c.  The best classifier is balanced, so that with large batches the
+penalty does not move the minimum; in a small batch it falls with the variance of s, which keeps a network from being
+certain where it has few events.
+
 A normalised density q (`nuinfer.density`) needs one class only, whose weighted likelihood is maximised:
 
     nll:       -w log q
 
 Sources: D'Agnolo, Wulzer, arXiv 1806.02350 (mlc); Rizvi, Pettee, Nachman, arXiv 2305.10500 (mlc, sqrt); Brehmer,
 Louppe, Pavez, Cranmer, arXiv 1805.12244 (rolr, rascal, cascal, sally); Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv
-1808.00973 (alice, alices).
+1808.00973 (alice, alices); Delaunoy, Hermans, Rozet, Wehenkel, Louppe, arXiv 2208.13624 (balance).
 """
 
 from __future__ import annotations
@@ -39,7 +47,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-__all__ = ["Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "nll", "rolr", "sqrt", "square"]
+__all__ = ["Balanced", "Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "nll", "rolr", "sqrt", "square"]
 
 #: Of outputs (K, B) or (K, B, C), and of one tensor (K, B) for each class weight and, behind them, each target.
 Loss = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
@@ -91,6 +99,33 @@ def by_name(name: str) -> Loss:
     if name not in _BY_NAME:
         raise ValueError(f"loss: expected one of {', '.join(_BY_NAME)}, found {name!r}")
     return _BY_NAME[name]
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """``base`` + ``balance``/2 (<s>_1 + <s>_0 - 1)^2, the penalty of a batch spread over its events.
+
+    ``balance`` is the factor lambda of arXiv 2208.13624 (100 there): all losses here have the factor 1/2.  (It is twice
+    the ``regularization_strength`` of sbi's BNRE.)  Weights must not be negative, since a batch's means are divided by
+    their sums.
+    """
+
+    base: Loss
+    balance: float
+
+    @property
+    def __name__(self) -> str:
+        """What a checkpoint calls it."""
+        return f"{getattr(self.base, '__name__', 'custom')} + {self.balance:g} balance"
+
+    def __call__(self, f: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """The losses (K, B)."""
+        both, s = 0.5 * (weights[0] + weights[1]), torch.sigmoid(f)
+        totals = [w.sum(-1, keepdim=True) for w in weights]
+        means = [(w * s).sum(-1, keepdim=True) / t.clamp_min(1e-30) for w, t in zip(weights, totals, strict=True)]
+        # a batch without one of the classes says nothing of the balance
+        off = torch.where((totals[0] > 0) & (totals[1] > 0), means[0] + means[1] - 1, 0.0)
+        return self.base(f, weights) + 0.5 * self.balance * both * off.square()
 
 
 # -- with what the simulator knows -------------------------------------------------------------------------------------

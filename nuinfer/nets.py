@@ -222,6 +222,7 @@ def _column_scores(column: Tensor, size: Tensor, wanted: Tensor) -> tuple[Tensor
 
 def _interpolated(x: Tensor, knots: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
     """The scores (*, F) of x (*, F); ``scale`` (F,) is the unit beyond ties at an end."""
+    x = x.to(torch.promote_types(x.dtype, knots.dtype))
     knots, scores, scale = knots.to(x.dtype), scores.to(x.dtype), scale.to(x.dtype)
     last = knots.shape[1] - 1
     columns = x.reshape(-1, x.shape[-1]).T.contiguous()

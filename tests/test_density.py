@@ -58,7 +58,10 @@ FLOWS: list[Flow] = [NSF(transforms=2, width=16, depth=6), MAF(transforms=3, wid
 
 
 def doubled(stack: FlowStack, members: int = 2) -> dict[str, Tensor]:
-    return {name: t.double() for name, t in stack.initial(5, range(members)).items()}
+    """Initial weights in double precision, with others than zero in the last layers."""
+    rng = torch.Generator().manual_seed(5)
+    state = {name: t.double() for name, t in stack.initial(5, range(members)).items()}
+    return {n: t if t.any() else 0.3 * torch.randn(t.shape, dtype=t.dtype, generator=rng) for n, t in state.items()}
 
 
 def reference(stack: FlowStack, state: dict[str, Tensor], k: int, flat: Tensor) -> Any:
@@ -108,6 +111,16 @@ def test_splines_written_out_have_the_plain_ones_gradients(bins: int) -> None:
     assert ((x.abs() > 5).any() and (answers[0][1][x.abs() > 5] == 0).all()).item()
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_flow_begins_as_the_identity(flow: Flow) -> None:
+    """Before it is trained, q is a standard normal whatever the condition."""
+    stack = FlowStack(flow, 3, 2)
+    flat = torch.randn(1, 20, 5, generator=torch.Generator().manual_seed(1))
+    found = stack(stack.initial(1, [0]), Batch(flat))[0]
+    exact = torch.distributions.Normal(0.0, 1.0).log_prob(flat[0, :, 2:]).sum(1)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_a_flow_is_normalised() -> None:
     """The integral of exp(log q) over a fine grid, of one that is not trained."""
     stack, grid = FlowStack(NSF(transforms=2, width=8), 2, 0), torch.linspace(-8, 8, 401, dtype=torch.float64)
@@ -119,7 +132,8 @@ def test_a_flow_is_normalised() -> None:
 def test_twice_can_be_differentiated_again() -> None:
     stack = FlowStack(SMALL, 1, 4, nets.stack(MLP(width=8, depth=1), Features(["a", "b"]).shape, 4)).twice()
     flat = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    (slope,) = torch.autograd.grad(stack(stack.initial(1, [0]), Batch(flat)).sum(), flat, create_graph=True)
+    state = {name: t.float() for name, t in doubled(stack, 1).items()}
+    (slope,) = torch.autograd.grad(stack(state, Batch(flat)).sum(), flat, create_graph=True)
     (again,) = torch.autograd.grad(slope.square().sum(), flat)
     assert (again[..., :2].abs() > 0).all()
 

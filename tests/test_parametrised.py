@@ -858,7 +858,7 @@ def test_the_two_sample_test_of_a_report_sees_theta() -> None:
 
 
 def test_a_fitted_ratio_passes_and_one_of_shuffled_theta_does_not() -> None:
-    one, zero = latent(1000, 71), latent(1000, 71, reference=True)
+    one, zero = latent(6000, 71), latent(6000, 71, reference=True)
     good, bad = (ratio.report(one, zero) for ratio in (fitted("alices"), shuffled()))
     assert np.sum(good.pulls**2) < 40 + 5 * np.sqrt(80)
     assert abs(good.overall.two_sample.z) < 4

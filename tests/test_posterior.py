@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -227,3 +231,16 @@ def test_a_joint_prior() -> None:
                       training=Training(epochs=2, batch=128), progress=False)  # fmt: skip
     assert q.names == ("theta0", "theta1")
     assert "theta0" in repr(q)
+
+
+def test_the_page_of_the_guide_runs(root: Path) -> None:
+    """All its blocks, one after the other."""
+    page = (root / "docs" / "guide" / "posteriors.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "posteriors.md", "exec"), names)
+    assert len(blocks) >= 3
+    assert abs(names["draws"]["sin2"].mean() - (1 - 250 / 400 / 1.025) / 0.8) < 0.1
+    (interval,) = names["found"].interval()
+    assert interval[0] < 0.49 < interval[1]

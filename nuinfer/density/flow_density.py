@@ -31,7 +31,7 @@ from scipy import special
 from torch import Tensor
 
 from .. import hashing, losses, nets, store
-from ..ensemble import Ensemble, fit_networks, network_of, spec_of
+from ..ensemble import Ensemble, fit_networks, network_of, spec_of, standardisation
 from ..events import Events, positive_total
 from ..features import Batch, Features, Inputs
 from ..nets import MLP, DeepSet, Network
@@ -461,10 +461,12 @@ def fit_density(
     noisy = targets.discrete
     draw = Reordered.of(Dequantise(noisy, values[:, -len(noisy) :], seed), order) if noisy else None
     resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
+    noise = len(noisy)
+    scales = standardisation(rows.inputs, rows.weights, ready=len(targets.parts) - noise, drawn=noise, scaling=scaling)
     fitted = fit_networks(
         rows.inputs, rows.weights, rows.key, resample, stack=stack, loss=losses.nll, training=training,
-        classes=("events",), draw=draw, drawn=len(noisy), ready=len(targets.parts) - len(noisy), scaling=scaling,
-        device=device, checkpoint=checkpoint, label="density", progress=progress,
+        classes=("events",), draw=draw, standardise=scales, device=device,
+        checkpoint=checkpoint, label="density", progress=progress,
     )  # fmt: skip
     model = cast(Ensemble, fitted.model)
     if validation and (used.weight < 0).any():

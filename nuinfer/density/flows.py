@@ -160,13 +160,17 @@ class FlowStack(Stack):
         return cast(Tensor | None, getattr(self._transforms()[transform].get_submodule(layer), "mask", None))
 
     def initial(self, seed: int, members: Sequence[int]) -> State:
-        """Zuko's initial weights, and those of the embedding."""
+        """Zuko's initial weights but for the last layers, and those of the embedding."""
         states = []
         for member in members:
             with drawing_from(hashing.salt(seed, "init", member) >> 1):
                 made = self._made()
             states.append({f"flow.{name}": p.detach() for name, p in made.named_parameters()})
         state = {name: torch.stack([one[name] for one in states]) for name in states[0]}
+        # the last layers begin at zero, and with them each transformation at the identity
+        for number, layers in enumerate(self._layers):
+            for part in ("weight", "bias"):
+                state[f"flow.transform.transforms.{number}.{layers[-1]}.{part}"].zero_()
         inner = self.embedding.initial(seed, members) if self.embedding is not None else {}
         return state | {f"embedding.{name}": tensor for name, tensor in inner.items()}
 

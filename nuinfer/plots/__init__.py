@@ -12,6 +12,9 @@ What to use when:
 - Is there a signal of more than so much?  `limit`; how fast are values excluded around it?  `limit_curve`.
 - Are there too few events, or a limit too near, for asymptotic formulae?  `belt` and `critical_values` of a
   construction by toys; do intervals cover, at points or everywhere?  `coverage_map`, `local_coverage`.
+- What does a posterior say of its parameters?  `corner`, several samples on one figure.  Is it right?  `sbc_ranks`,
+  `sbc_ecdf`, `expected_coverage`, `tarp_curve`.  Does the model describe the data?  `predictive_statistics`,
+  `predictive_overlay`.
 
 Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
 it.  A figure of its own is not registered with pyplot, so nothing needs closing; in a notebook ``ax.figure`` at the end
@@ -25,6 +28,15 @@ from .coverages import coverage_map, local_coverage
 from .figures import save, style
 from .limits import limit, limit_curve
 from .observables import optimal_observable
+from .posteriors import (
+    corner,
+    expected_coverage,
+    predictive_overlay,
+    predictive_statistics,
+    sbc_ecdf,
+    sbc_ranks,
+    tarp_curve,
+)
 from .profiles import contour, profile
 from .pulls import impacts
 from .spectra import correlation, iterations, spectrum
@@ -34,9 +46,11 @@ __all__ = [
     "belt",
     "breakdown",
     "contour",
+    "corner",
     "correlation",
     "coverage_map",
     "critical_values",
+    "expected_coverage",
     "history",
     "impacts",
     "iterations",
@@ -44,10 +58,15 @@ __all__ = [
     "limit_curve",
     "local_coverage",
     "optimal_observable",
+    "predictive_overlay",
+    "predictive_statistics",
     "profile",
     "reliability",
     "save",
+    "sbc_ecdf",
+    "sbc_ranks",
     "spectrum",
     "style",
+    "tarp_curve",
     "weights",
 ]

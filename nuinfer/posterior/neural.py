@@ -102,7 +102,8 @@ class NeuralPosterior(Posterior):
 
     def summaries(self, observations: Events) -> Floats:
         """What the first flow is given (N, S) for N observations: its embedding's outputs, or the scaled columns."""
-        return self.density.contexts(observations)[0].T.double().numpy()
+        found: Floats = self.density.contexts(observations)[0].T.double().numpy()
+        return found
 
     def _inside(self, theta: Floats, observations: Events, seed: int) -> Floats:
         """The same draws, those outside the prior drawn again."""

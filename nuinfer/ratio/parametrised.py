@@ -279,6 +279,7 @@ def fit_parametrised_ratio(
     prior: Prior | None = None,
     points: int = 512,
     score_weight: float = 0.3,
+    balance: float = 0.0,
     network: Network = MLP(),  # noqa: B008 - a frozen spec
     members: int = 1,
     folds: int = 1,
@@ -323,6 +324,9 @@ def fit_parametrised_ratio(
         or more, or points of your own (M, T).  Each epoch uses 64 of them.
     score_weight:
         Factor of the score's squared error, with theta in units of its standard deviation in training.
+    balance:
+        Factor of the penalty of `nuinfer.losses.Balanced` on "bce", which makes a ratio that is learned from few events
+        cautious; 100 is usual, 0 leaves it out.  Weights must not be negative.
     network:
         As in `fit_ratio`, trees excepted; it sees theta as T flat columns behind those of ``features``.
     members, folds, validation, bootstrap, group, training, seed, device, checkpoint, cache, progress:
@@ -363,8 +367,8 @@ def fit_parametrised_ratio(
         design = _designed(simulations, reference, names, gold, seed, weight, prior, points)
         sample = _from_weights(simulations, features, gold, resample, group, weight, design, cache)
     learned = learn(
-        sample.rows, features, options, _loss(gold, weight is not None, score_weight), label="parametrised ratio",
-        draw=sample.draw, extra=len(names), slopes=len(names) if gold.score else 0,
+        sample.rows, features, options, _loss(gold, weight is not None, score_weight, balance, sample.signed),
+        label="parametrised ratio", draw=sample.draw, extra=len(names), slopes=len(names) if gold.score else 0,
     )  # fmt: skip
     maps = np.empty((0, 0))
     if validation and (calibrate or sample.signed):
@@ -376,10 +380,23 @@ def fit_parametrised_ratio(
     )
 
 
-def _loss(gold: _Gold, both: bool, score_weight: float) -> Loss:
+def _loss(gold: _Gold, both: bool, score_weight: float, balance: float, signed: bool) -> Loss:
     """The loss of a name; where events have both weights, these say what the joint ratio would."""
+    if balance != 0:
+        return losses.Balanced(losses.bce, _checked_balance(balance, gold.loss, signed))
     base = losses.bce if both and gold.loss in ("alice", "alices") else _BASE[gold.loss]
     return losses.Scored(base, 2 if base is losses.bce else 3, score_weight) if gold.score else base
+
+
+def _checked_balance(balance: float, loss: str, signed: bool) -> float:
+    if not (np.isfinite(balance) and balance > 0):
+        raise ValueError(f"balance: expected a number from 0, found {balance!r}")
+    if loss != "bce":
+        raise ValueError(f"balance: expected 0 with loss {loss!r}, found {balance:g}; the penalty goes with 'bce'")
+    if signed:
+        raise ValueError("balance: expected weights that are not negative, found some; a batch's balance of signed "
+                         "weights has no bounds; nuinfer.ratio.refine makes them positive")  # fmt: skip
+    return balance
 
 
 def _check(

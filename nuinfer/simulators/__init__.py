@@ -6,6 +6,9 @@ What to use when:
 - `GaussianUnfolding`: unfolding in d dimensions, with efficiency, fakes, background and rate, and the exact state of
   iterative Bayes (and OmniFold) after every iteration.
 - `LinearGaussian`: parameters and observables, with likelihood, posterior, maximum and profile in closed form.
+- `Disappearance`: neutrino oscillation with two parameters and three nuisances, lists of events beside flat columns:
+  simulation, likelihood, and the posterior on a grid.
+- `InverseKinematics`: an observation without noise that many parameters explain equally well, with exact draws of them.
 - `Interference`: signal, background and their interference, with six nuisance parameters: samples, pseudo-data, rates
   and likelihoods.
 
@@ -13,20 +16,25 @@ All are frozen, sample `nuinfer.Events` from a ``seed``, and compute in float64.
 made of: a Gaussian function with a total.
 """
 
+from .disappearance import Disappearance, GridPosterior
 from .gaussian import Gaussian
 from .gaussian_ratio import CloudRatio, GaussianRatio
 from .gaussian_unfolding import GaussianUnfolding
 from .interference import Interference
+from .inverse_kinematics import InverseKinematics
 from .iterative_bayes import GridRecursion, LinearResponse, bayes_step
 from .linear_gaussian import LinearGaussian
 
 __all__ = [
     "CloudRatio",
+    "Disappearance",
     "Gaussian",
     "GaussianRatio",
     "GaussianUnfolding",
+    "GridPosterior",
     "GridRecursion",
     "Interference",
+    "InverseKinematics",
     "LinearGaussian",
     "LinearResponse",
     "bayes_step",

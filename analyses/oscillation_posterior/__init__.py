@@ -1,0 +1,1 @@
+"""Posterior of oscillation parameters from simulations: see README.md."""
