@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from iminuit.cost import Cost
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributions
 
-from nuinfer import MLP, Events, Training, Trees, tasks
+from nuinfer import MLP, Events, Ragged, Training, Trees, tasks
 from nuinfer.density import NSF, Density, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
@@ -48,8 +48,20 @@ from nuinfer.intervals import (
     training_uncertainty,
     upper_limit,
 )
+from nuinfer.invertible import Coupling, Invertible, fit_invertible
 from nuinfer.likelihood import BinnedMixture, LogNormal, Mixture, Normal, Process, Template, Workspace
 from nuinfer.nets import Scale, Standardise
+from nuinfer.posterior import (
+    FittedRate,
+    Likelihood,
+    RatioPosterior,
+    fit_likelihood,
+    fit_posterior,
+    fit_posterior_ratio,
+    fit_rate,
+    fit_truncated,
+    simulate,
+)
 from nuinfer.ratio import (
     ClassRatio,
     LocalScore,
@@ -219,6 +231,48 @@ def flow() -> Density:
                        members=2, training=Training(epochs=1, batch=20), validation=0.0, progress=False)  # fmt: skip
 
 
+# -- posteriors: flows that are hardly moved from where they begin, a normal of the training rows' moments -------------
+
+STILL = Training(epochs=1, batch=20, learning_rate=1e-12)
+SMALL_FLOW: dict[str, Any] = {"network": NSF(transforms=1, width=4, depth=1, bins=4), "members": 2, "validation": 0.0,
+                              "training": STILL, "progress": False}  # fmt: skip
+PAIRS = Events({"t": np.linspace(-2, 4, 41), "x": np.linspace(3, 5, 41) ** 2})
+NORMAL = {"t": distributions.Normal(1.0, 2.0)}
+
+
+def shift_all(theta: NDArray[np.float64], rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+    return {"x": theta[:, 0] + rng.normal(size=len(theta))}
+
+
+def shift(theta: NDArray[np.float64], rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+    if (theta[:, 0] > 3).any():
+        raise ArithmeticError("too large")
+    return {"x": theta[:, 0] + rng.normal(size=len(theta))}
+
+
+def invertible() -> Invertible:
+    """Of y = 2 t."""
+    events = Events({"t": np.linspace(-1, 1, 40), "y": np.linspace(-2, 2, 40)})
+    return fit_invertible(events, ["t"], ["y"], network=Coupling(blocks=2, width=4, depth=1), validation=0.0,
+                          latent=1, padding=1, training=STILL, progress=False)  # fmt: skip
+
+
+def rated() -> FittedRate:
+    clouds = Events({"t": [0.0, 1.0, 2.0, 3.0], "n.x": Ragged.of([[0.0] * k for k in (1, 2, 3, 4)])})
+    return fit_rate(clouds, ["t"], events="n",
+                    network=MLP(width=2, depth=1), validation=0.0, training=STILL, seed=1, progress=False)  # fmt: skip
+
+
+def neural_likelihood() -> Likelihood:
+    return fit_likelihood(PAIRS, ["t"], ["x"], seed=1, **SMALL_FLOW)
+
+
+def ratio_posterior() -> RatioPosterior:
+    """The prior times the ratio of `parametrised_ratio`, whose parameter is theta."""
+    fitted = fit_posterior_ratio(sample(1), {"theta": distributions.Normal(0.0, 1.0)}, ["x"], **TINY)
+    return replace(fitted, ratio=parametrised_ratio())
+
+
 def belt() -> Neyman:
     return neyman(Normal("mu", 0.5), {"mu": np.linspace(-2, 3, 6)}, toys=60, seed=1, cls=(0.68,), progress=False)
 
@@ -274,7 +328,13 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "contour": ellipse, "impacts": pulled, "neyman": belt, "toys": toys, "critical_values": critical,
     "confidence_set": lambda: critical().confidence_set(Normal("mu", 0.5), {"mu": np.linspace(-2, 2, 9)}, cl=0.68),
     "coverage": covering, "local_coverage": local, "fit": lambda: fit(correlated(), {"a": 0.0}),
-    "density": flow,
+    "density": flow, "invertible": invertible, "rate": rated, "likelihood": neural_likelihood,
+    "posterior": lambda: fit_posterior(PAIRS, NORMAL, ["x"], **SMALL_FLOW),
+    "likelihood_posterior": lambda: neural_likelihood().posterior(NORMAL), "ratio_posterior": ratio_posterior,
+    "truncated_posterior": lambda: fit_truncated(shift_all, {"t": (-2.0, 4.0)}, Events({"x": [1.0]}), ["x"], rounds=2,
+                                                 simulations=50, seed=1, epsilon=0.1, **SMALL_FLOW),
+    "simulations": lambda: simulate(shift, {"t": (0.0, 4.0)}, 30, seed=1, vectorised=5, errors="record",
+                                    progress=False),
     "minos": lambda: minos(correlated(), ["a", "b"]), "discovery": lambda: discovery(counted(), "mu"),
     "upper_limit": lambda: upper_limit(counted(), "mu"),
     "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),

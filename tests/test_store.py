@@ -16,7 +16,7 @@ from scipy import stats
 from stored import DATA, MAKERS, main, simulation
 
 import nuinfer
-from nuinfer import Events, density, intervals, likelihood, ratio, store, tasks
+from nuinfer import Events, density, intervals, invertible, likelihood, posterior, ratio, store, tasks
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.result import Unfolded
 
@@ -401,6 +401,50 @@ def test_stored_density():
     np.testing.assert_allclose(np.exp(logs), np.exp(found.members(Events({"x": x}))).mean(0), rtol=1e-9)
     assert np.isneginf(found.log_prob(Events({"x": [-0.5, 1.5]}))).all()
     assert (found.columns, found.resample.members) == (("x",), 2)
+
+
+def test_stored_posteriors():
+    """Flows where they begin: normals with the moments of the 41 values of t and of x that they were fitted to."""
+    t, x = np.linspace(-2, 4, 41), np.linspace(3, 5, 41) ** 2
+    at, points = Events({"x": [16.0]}), np.array([[0.5], [2.0]])
+    found = posterior.NeuralPosterior.load(example("posterior"))
+    np.testing.assert_allclose(
+        found.log_prob(points, at), stats.norm(t.mean(), t.std()).logpdf(points[:, 0]), rtol=1e-5
+    )
+    assert (found.names, found.prior.bounds) == (("t",), ((None, None),))
+    learned = posterior.Likelihood.load(example("likelihood"))
+    exact = stats.norm(x.mean(), x.std()).logpdf(16.0)
+    np.testing.assert_allclose(learned.log_likelihood(points, at), exact, rtol=1e-5)
+    sampled = posterior.LikelihoodPosterior.load(example("likelihood_posterior"))
+    both = sampled.log_probs(points[None], at)[0]
+    np.testing.assert_allclose(np.diff(both), np.diff(stats.norm(1, 2).logpdf(points[:, 0])), rtol=1e-4)
+    narrowed = posterior.TruncatedPosterior.load(example("truncated_posterior"))
+    assert (narrowed.names, len(narrowed.rounds)) == (("t",), 2)
+    assert ((narrowed.draws(20, at_one := Events({"x": [1.0]}))[0] > -2) & (narrowed.draws(20, at_one)[0] < 4)).all()
+
+
+def test_stored_ratio_posterior():
+    """The prior times exp(1.5 (u + v) + 1/4), with u = (x - 1)/2 and v = (theta - 1/2)/4."""
+    found, theta = posterior.RatioPosterior.load(example("ratio_posterior")), np.array([[[-0.5], [0.5], [1.5]]])
+    logs = found.log_probs(theta, Events({"x": [2.0]}))[0]
+    exact = stats.norm.logpdf(theta[0, :, 0]) + 1.5 * (0.5 + (theta[0, :, 0] - 0.5) / 4)
+    np.testing.assert_allclose(np.diff(logs), np.diff(exact), rtol=1e-4)
+
+
+def test_stored_invertible_rate_and_simulations():
+    """A bijection, a rate not far from the mean count, and 30 simulations of which those above 3 failed."""
+    found = invertible.Invertible.load(example("invertible"))
+    assert found.draws(5, Events({"y": [0.5]}), seed=1).shape == (1, 5, 1)
+    assert np.isfinite(found.forward(Events({"t": [0.2]}))).all()
+    rate = posterior.FittedRate.load(example("rate"))
+    import torch
+
+    assert 2.5 / 3 < float(rate(torch.tensor([[1.0]], dtype=torch.float64))[0]) < 3 * 2.5
+    runs = posterior.Simulations.load(example("simulations"))
+    assert len(runs.events) + len(runs.failures) == 30
+    assert len(runs.failures) > 0
+    assert (runs.events["t"] <= 3).all()
+    assert (runs.failures["t"] > 3).all()
 
 
 def test_stored_fit_and_minos():

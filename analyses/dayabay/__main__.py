@@ -1,14 +1,15 @@
 """Measure sin^2(2 theta_13) and Delta m^2_32 from the data release of the Daya Bay reactor experiment.
 
 README.md tells what is measured and how; release.py reads the data, model.py is the forward model, covariance.py and
-fits.py make likelihoods of it, figures.py shows them.
+fits.py make likelihoods of it, posterior.py learns from its simulations, figures.py shows all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from analyses import report
-from analyses.dayabay import covariance, figures, fits
+from analyses.dayabay import covariance, figures, fits, posterior
 from analyses.dayabay.model import Model
 from analyses.dayabay.parameters import SITES, by_hall
 from analyses.dayabay.release import DAY
-from nuinfer import intervals
+from nuinfer import intervals, plots
 from nuinfer.likelihood import Binned
 
 Floats = NDArray[np.float64]
@@ -36,15 +37,23 @@ TEXT = (
     "dayabay-data-official, CC BY 4.0). A differentiable model of reactors, oscillation and detectors predicts the 546 "
     "bins; systematic uncertainties enter as a covariance, or as parameters that the fit is free to pull."
 )
+LEARNED = (
+    "Learned from simulations: {n:,} experiments, in which all systematics and the counts fluctuate, are summed up by "
+    "what a fit would give, and train an amortised posterior and a likelihood ratio whose nuisances are profiled. To "
+    "compare with the covariance form, as many fluctuate with its fixed covariance."
+)
 
 
 @dataclass
 class Analysis:
     """What the steps share, each made when it is first asked for, and what they leave."""
 
+    text: list[str] = field(default_factory=lambda: [TEXT])
     tables: list[report.Table] = field(default_factory=list)
     pictures: list[report.Picture] = field(default_factory=list)
     numbers: dict[str, report.Number] = field(default_factory=dict)
+    settings: posterior.Settings = posterior.STANDARD
+    pulled: dict[fits.Statistic, intervals.Fit] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Model:
@@ -83,6 +92,19 @@ class Analysis:
         """Everything that says how much the data fluctuate, taken where the first fit ends."""
         best = self.fit.values
         return fits.covariance_cost(self.model, covariance.systematic(self.model, best), at=best)
+
+    @cached_property
+    def modes(self) -> fits.Modes:
+        return fits.Modes.of(self.smooth)
+
+    def pull_fit(self, statistic: fits.Statistic) -> intervals.Fit:
+        """The pull form's, each from where the one before ended."""
+        if statistic not in self.pulled:
+            earlier = list(self.pulled.values())
+            start = earlier[-1].values if earlier else fits.pull_start(self.smooth, self.modes, self.cost,
+                                                                       self.fit.values)  # fmt: skip
+            self.pulled[statistic] = intervals.fit(fits.pull_cost(self.smooth, self.modes, statistic), start)
+        return self.pulled[statistic]
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -151,11 +173,9 @@ def budget(analysis: Analysis) -> None:
 def pulls(analysis: Analysis) -> None:
     """Nuisances as parameters, with Poisson's statistic and with the combined variance."""
     model, rows = analysis.smooth, []
-    modes, start = fits.Modes.of(model), analysis.fit.values
-    start = fits.pull_start(model, modes, analysis.cost, start)
-    for statistic, title in (("cnp", "combined Neyman-Pearson"), ("poisson", "Poisson")):
-        found = intervals.fit(fits.pull_cost(model, modes, statistic), start)
-        start = found.values
+    named: dict[fits.Statistic, str] = {"cnp": "combined Neyman-Pearson", "poisson": "Poisson"}
+    for statistic, title in named.items():
+        found = analysis.pull_fit(statistic)
         rows.append([title, *_both(found), f"{found.minimum:.2f}", str(found.calls.gradient)])
         for name in fits.INTEREST:
             analysis.numbers[f"pulls.{statistic}.{name}"] = report.number(found.values[name], found.errors[name])
@@ -169,9 +189,34 @@ def pulls(analysis: Analysis) -> None:
                                             "after the fit, in units of that before"))  # fmt: skip
 
 
+def learn(analysis: Analysis) -> None:
+    """The posterior from simulated experiments and a learned likelihood, beside the fits of the same likelihoods."""
+    settings, cost = analysis.settings, analysis.cost
+    analysis.text.append(LEARNED.format(n=settings.simulations))
+    official, pulled = analysis.fit, analysis.pull_fit("poisson")
+    fixed = posterior.learn(_experiment(analysis, cost, official, "covariance"), settings)
+    moved = posterior.learn(
+        _experiment(analysis, analysis.at_best, intervals.fit(analysis.at_best, official.values), "model"), settings
+    )
+    ratio = posterior.ratio_cost(posterior.learn_ratio(moved, settings), moved.observation)
+    profiled = intervals.fit(ratio, posterior.start(moved))
+    lines = intervals.contour(ratio, *fits.INTEREST, cls=figures.LEVELS[:2], points=9, start=profiled.values)
+    answers = [
+        _gaussian("pull form, Poisson", pulled), posterior.answer("posterior", moved),
+        figures.Answer("learned ratio, profiled", _values(profiled), _errors(profiled), lines.lines),
+        _gaussian("covariance form", official), posterior.answer("posterior, its covariance", fixed),
+    ]  # fmt: skip
+    _compared_answers(analysis, answers)
+    _calibrated(analysis, {"posterior": moved, "posterior.covariance": fixed})
+    axes = figures.answers(answers)
+    analysis.pictures.append(report.Picture("answers", axes, "68.3% (solid) and 95.4% regions of both parameters by "
+                                            "all methods; below, each parameter over the published band"))  # fmt: skip
+
+
 STEPS: Mapping[str, Callable[[Analysis], None]] = {
-    "model": model, "fit": fit, "scan": scan, "budget": budget, "pulls": pulls,
+    "model": model, "fit": fit, "scan": scan, "budget": budget, "pulls": pulls, "posterior": learn,
 }  # fmt: skip
+USUAL = tuple(name for name in STEPS if name != "posterior")  # that takes minutes
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -231,6 +276,66 @@ def _errors(found: intervals.Fit) -> figures.Pair:
     return found.errors[AMPLITUDE], found.errors[SPLITTING]
 
 
+def _values(found: intervals.Fit) -> figures.Pair:
+    return found.values[AMPLITUDE], found.values[SPLITTING]
+
+
+def _experiment(
+    analysis: Analysis, cost: Binned, best: intervals.Fit, fluctuations: posterior.Fluctuations
+) -> posterior.Experiment:
+    """Experiments about a best fit, summed up with the covariance of ``cost``."""
+    return posterior.Experiment.at(analysis.model, best.values, posterior.variance(cost), fluctuations)
+
+
+def _gaussian(title: str, found: intervals.Fit) -> figures.Answer:
+    at = [found.names.index(name) for name in fits.INTEREST]
+    return figures.Answer.gaussian(title, _values(found), found.covariance[np.ix_(at, at)])
+
+
+def _compared_answers(analysis: Analysis, answers: Sequence[figures.Answer]) -> None:
+    """Each learned answer against the fit of the likelihood that its simulations have."""
+    pulled, moved, ratio, official, fixed = answers
+    rows = [[pulled.title, *_shown_both(pulled), "", ""]]
+    for prefix, found, against in (("posterior", moved, pulled), ("ratio", ratio, pulled), ("", official, None),
+                                   ("posterior.covariance", fixed, official)):  # fmt: skip
+        if against is None:
+            rows.append([found.title, *_shown_both(found), "", ""])
+            continue
+        shift = np.subtract(found.value, against.value) / against.error
+        width = np.divide(found.error, against.error)
+        beside = [", ".join(f"{x:+.2f}" for x in shift), ", ".join(f"{x:.3f}" for x in width)]
+        rows.append([found.title, *_shown_both(found), *beside])
+        for k, name in enumerate(fits.INTEREST):
+            analysis.numbers |= {
+                f"{prefix}.{name}": report.number(found.value[k], found.error[k], published=PUBLISHED[name][0]),
+                f"{prefix}.shift.{name}": report.number(shift[k]), f"{prefix}.width.{name}": report.number(width[k]),
+            }  # fmt: skip
+    analysis.tables.append(report.Table(
+        "Learned from simulations, against the fit of the same likelihood (shift in its standard deviations, ratio of "
+        "widths)", ["", *_titles(), "shifts", "widths"], rows))  # fmt: skip
+
+
+def _shown_both(answer: figures.Answer) -> list[str]:
+    return [_shown(name, v, e) for name, v, e in zip(fits.INTEREST, answer.value, answer.error, strict=True)]
+
+
+def _calibrated(analysis: Analysis, learned: Mapping[str, posterior.Learned]) -> None:
+    """Are the posteriors right, over held-out experiments, and are the data like the simulations?"""
+    found = {name: posterior.diagnosed(each) for name, each in learned.items()}
+    for name, each in found.items():
+        analysis.numbers |= {f"{name}.{key}": report.number(value) for key, value in each.numbers.items()}
+    header = ["", *(key.replace("_", " ") for key in found["posterior"].numbers)]
+    rows = [[name, *(f"{value:.3f}" for value in each.numbers.values())] for name, each in found.items()]
+    analysis.tables.append(report.Table("On experiments held out", header, rows))
+    labels = {name: figures.LABELS[name].split(" (")[0] for name in fits.INTEREST}
+    analysis.pictures += [
+        report.Picture("ranks", plots.sbc_ecdf(found["posterior"].ranks, labels=labels), "simulation-based calibration "
+                       "of the posterior: ranks of the truth among its draws"),
+        report.Picture("tarp", plots.tarp_curve({name: each.curve for name, each in found.items()}), "coverage of the "
+                       "posteriors by distances to reference points"),
+    ]  # fmt: skip
+
+
 def _difference(full: intervals.Fit, without: intervals.Fit) -> figures.Pair:
     """In quadrature; 0 where the uncertainty does not shrink."""
     amplitude, splitting = np.sqrt(np.maximum(np.square(_errors(full)) - np.square(_errors(without)), 0.0)).tolist()
@@ -263,7 +368,7 @@ def _row(name: str, found: intervals.Fit, errors: intervals.Minos, k: int) -> li
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    analysis = Analysis()
+    analysis = Analysis(settings=posterior.FAST if options.fast else posterior.STANDARD)
     for step in options.steps:
         clock = time.perf_counter(), time.process_time()
         before = len(analysis.tables)
@@ -271,23 +376,28 @@ def main() -> None:
         print("\n".join(f"{table}\n" for table in analysis.tables[before:]))
         wall, cpu = (after - at for after, at in zip((time.perf_counter(), time.process_time()), clock, strict=True))
         print(f"step {step}: {wall:.1f} s, {cpu:.1f} CPU s\n", flush=True)
-    print(report.write(options.out, title=TITLE, text=[TEXT], tables=analysis.tables, pictures=analysis.pictures,
+    print(report.write(options.out, title=TITLE, text=analysis.text, tables=analysis.tables, pictures=analysis.pictures,
                        seed=0, numbers=analysis.numbers))  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m analyses.dayabay", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=_steps, default=tuple(STEPS), help=f"some of {','.join(STEPS)} (all)")
+    parser.add_argument("--steps", type=_steps, default=USUAL,
+                        help=f"some of {','.join(STEPS)} (all but posterior, which takes minutes)")  # fmt: skip
+    parser.add_argument("--fast", action="store_true", help="few simulations; NUINFER_FAST=1 does the same")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the operations are small (1)")
     parser.add_argument("--out", type=Path, default=Path("out/dayabay"), help="folder for the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.fast |= os.environ.get("NUINFER_FAST", "0") not in ("", "0")
+    return options
 
 
 def _steps(text: str) -> tuple[str, ...]:
     chosen = tuple(part.strip() for part in text.split(",") if part.strip())
     unknown = [name for name in chosen if name not in STEPS]
     if unknown or not chosen:
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(STEPS)}, found {', '.join(unknown) or 'none'}")
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(USUAL)}, found {', '.join(unknown) or 'none'}; "
+                                         f"or posterior, which is not among the usual ones")  # fmt: skip
     return chosen
 
 

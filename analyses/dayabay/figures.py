@@ -439,6 +439,84 @@ def _levels_legend(corner: Axes, main: Axes) -> None:
     corner.legend(*main.get_legend_handles_labels(), loc="center", fontsize=9, handlelength=1.6, borderaxespad=0)
 
 
+# -- answers by several methods --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one method says of both parameters: values, errors, and lines (M, 2) around regions of both, by level."""
+
+    title: str
+    value: Pair
+    error: Pair
+    lines: Mapping[float, Sequence[Floats]]
+
+    @classmethod
+    def gaussian(cls, title: str, value: Pair, covariance: ArrayLike, levels: Sequence[float] = LEVELS[:2]) -> Answer:
+        """The ellipses of a covariance (2, 2)."""
+        factor, turn = np.linalg.cholesky(np.asarray(covariance, np.float64)), np.linspace(0, 2 * np.pi, 121)
+        circle = np.stack([np.cos(turn), np.sin(turn)])
+        lines = {level: [np.asarray(value) + (np.sqrt(-2 * np.log(1 - level)) * factor @ circle).T] for level in levels}
+        return cls(title, value, (float(factor[0, 0]), float(np.hypot(*factor[1]))), lines)
+
+
+@plots.style()
+def answers(found: Sequence[Answer], *, published: Mapping[str, Pair] = PUBLISHED) -> Axes:
+    """Regions of both parameters by each method, and values with errors below, which name the colours.
+
+    Of a method's levels all but the lowest are dashed; the first method is filled, the published values are a band.
+
+    Raises
+    ------
+    ValueError
+        for no answer, or more than there are colours.
+    """
+    if not 1 <= len(found) <= len(PALETTE):
+        raise ValueError(f"answers: expected 1 to {len(PALETTE)}, found {len(found)}")
+    height = 5.3 + 0.24 * len(found)
+    figure, split = _figure(WIDTH, height), (1.3 + 0.24 * len(found)) / height
+    main = figure.add_axes((0.125, split + 0.085, 0.85, 0.9 - split))
+    for answer, color in zip(found, PALETTE, strict=False):
+        _draw_answer(main, answer, color, filled=answer is found[0])
+    (x, dx), (y, dy) = (published[name] for name in LABELS)
+    main.errorbar([x], [y], [dy], [dx], fmt="s", color="black", markersize=4, elinewidth=1.1, capsize=2, zorder=4)
+    main.set(xlabel=LABELS["sin2_2theta13"], ylabel=LABELS["dm2_32"])
+    _scaled_ticks(main, tuple(LABELS))
+    for i, name in enumerate(LABELS):
+        ax = figure.add_axes((0.29 + 0.35 * i, 0.6 / height, 0.335, split - 0.65 / height))
+        rows = [*((a.title, a.value[i], a.error[i]) for a in found), ("published", *published[name])]
+        _draw_values(ax, rows, name, [*PALETTE[: len(found)], "black"])
+        ax.tick_params(labelleft=i == 0)
+    return main
+
+
+def _draw_answer(ax: Axes, answer: Answer, color: str, *, filled: bool) -> None:
+    """Lines around the regions of a method and a point at its value."""
+    inner = min(answer.lines)
+    for level, lines in answer.lines.items():
+        for line in lines:
+            ax.plot(*line.T, color=color, linewidth=1.4, linestyle="-" if level == inner else "--")
+            if filled and level == inner:
+                ax.fill(*line.T, color=color, alpha=0.15, linewidth=0)
+    ax.plot(*answer.value, marker="o", color=color, markersize=4)
+
+
+def _draw_values(ax: Axes, rows: Sequence[tuple[str, float, float]], name: str, colors: Sequence[str]) -> None:
+    """One parameter by each method, with errors; the last row is a band too."""
+    value, error = np.multiply(rows[-1][1:], SCALES[name])
+    ax.axvspan(value - error, value + error, color=GREY, alpha=0.2, linewidth=0)
+    for k, ((_, at, half), color) in enumerate(zip(rows, colors, strict=True)):
+        ax.errorbar([at * SCALES[name]], [k], xerr=[half * SCALES[name]], fmt="s" if color == "black" else "o",
+                    color=color, markersize=4, elinewidth=1.4, capsize=2)  # fmt: skip
+    ax.set_yticks(np.arange(len(rows)), [title for title, _, _ in rows])
+    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(value - 1.8 * error, value + 1.8 * error))
+    ax.set_xlabel(LABELS[name], fontsize=11)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.tick_params(axis="y", which="both", length=0, labelsize=9)
+    ax.tick_params(axis="x", labelsize=9)
+
+
 # -- sources of the uncertainty --------------------------------------------------------------------------------------
 
 

@@ -356,7 +356,7 @@ def fit_truncated(
     summaries: int = 16,
     members: int = 5,
     validation: float = 0.1,
-    training: Training = Training(epochs=100, batch=256),  # noqa: B008 - a frozen spec
+    training: Training | None = None,
     seed: int,
     device: str = "cpu",
     progress: bool = True,
