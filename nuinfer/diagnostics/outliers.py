@@ -41,8 +41,6 @@ class OutOfDistribution:
         Mahalanobis distance, and that to the k-th nearest simulation (M,).
     distance_p_value, neighbour_p_value:
         The share of held-out simulations at least as far (M,).
-    p_value:
-        Twice the smaller of both, at most 1 (M,).
     simulations:
         Held-out ones; the smallest p-value is 2 / (1 + simulations).
     """
@@ -55,7 +53,7 @@ class OutOfDistribution:
 
     @property
     def p_value(self) -> Floats:
-        """(M,)."""
+        """Twice the smaller of both, at most 1 (M,)."""
         return np.asarray(np.minimum(1.0, 2 * np.minimum(self.distance_p_value, self.neighbour_p_value)))
 
     def __str__(self) -> str:

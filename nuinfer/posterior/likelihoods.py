@@ -156,8 +156,6 @@ class FittedRate(Answer):
 
     Attributes
     ----------
-    names:
-        Of the parameters.
     scales:
         The mean number of events in each network's training rows (K,).
     """
