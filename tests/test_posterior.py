@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import multivariate_normal, norm
 from torch.distributions import MultivariateNormal, Normal
 
-from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training
+from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, diagnostics
 from nuinfer.density import NSF
-from nuinfer.posterior import NeuralPosterior, Prior, fit_posterior
+from nuinfer.posterior import NeuralPosterior, Posterior, Prior, fit_posterior
 from nuinfer.simulators import LinearGaussian
 
 PROBLEM = LinearGaussian([[1.0, 0.5], [0.0, 1.0]], noise=np.diag([0.5, 0.25]))  # theta ~ N(0, 1), x = A theta + N
@@ -51,6 +52,53 @@ def test_the_mean_log_density_is_the_exact_one(posterior: NeuralPosterior) -> No
     assert float((exact - found).mean()) + 3 * float((exact - found).std()) / 4000**0.5 >= 0
     assert float((exact - found).mean()) < 0.05
     assert float((exact - Prior.of(PRIOR).log_prob(theta)).mean()) > 0.5
+
+
+class PriorAlone(Posterior):
+    """The prior in place of the posterior."""
+
+    def __init__(self) -> None:
+        self.prior = Prior.of(PRIOR)
+
+    def draws(self, n: int, observations: Events, *, seed: int = 0) -> NDArray[np.float64]:
+        return self.prior.sample(n * len(observations), seed=seed).reshape(len(observations), n, 2)
+
+    def log_probs(self, theta: ArrayLike, observations: Events) -> NDArray[np.float64]:
+        return self.prior.log_prob(theta)
+
+
+def test_the_diagnostics_tell_it_from_the_prior(posterior: NeuralPosterior) -> None:
+    """Ranks, TARP and C2ST on 600 new simulations; the prior passes the ranks and fails the other two."""
+    fresh, at = PROBLEM.simulate(600, 11), Events({"x0": [1.5], "x1": [-1.0]})
+    mean, covariance = PROBLEM.posterior(at)
+    exact = np.random.default_rng(1).multivariate_normal(mean[0], covariance, 2000)
+    for which, good in ((posterior, True), (PriorAlone(), False)):
+        assert diagnostics.sbc(which, fresh, draws=99, seed=1).p_value > 1e-3
+        assert (diagnostics.tarp(which, fresh, draws=99, seed=1).p_value > 1e-3) is good
+        score = diagnostics.c2st(exact, which.draws(2000, at, seed=2)[0], training=Training(epochs=20, batch=200)).value
+        # 4,000 points: accuracy is known to 0.008
+        assert score < 0.56 if good else score > 0.65
+
+
+def test_two_scales_at_once() -> None:
+    """x = theta + N(0, 1) or N(0, 0.1^2), evenly: the posterior of a flat prior is the same mixture about x."""
+    rng = np.random.default_rng(5)
+    theta, scale = rng.uniform(-5, 5, 6_000), np.where(rng.random(6_000) < 0.5, 1.0, 0.1)
+    simulations = Events({"t": theta, "x": theta + scale * rng.standard_normal(6_000)})
+    q = fit_posterior(simulations, {"t": (-5, 5)}, ["x"], network=NSF(transforms=2, width=32), members=2,
+                      training=Training(epochs=25, batch=128, learning_rate=1e-2, average=2.0), seed=1,
+                      progress=False)  # fmt: skip
+    at = Events({"x": [1.0]})
+    grid = np.linspace(-4.99, 4.99, 4000)
+    exact = 0.5 * norm.pdf(grid, 1, 1) + 0.5 * norm.pdf(grid, 1, 0.1)
+    cell = grid[1] - grid[0]
+
+    def distance(density: NDArray[np.float64]) -> float:
+        return float(0.5 * np.abs(density - exact).sum() * cell)
+
+    spread = float(np.sqrt(0.5 * (1 + 0.01)))
+    assert distance(np.exp(q.log_prob(grid[:, None], at))) < 0.1
+    assert distance(norm.pdf(grid, 1, spread)) > 0.3  # a normal of the same moments
 
 
 def test_draws_follow_the_density(posterior: NeuralPosterior) -> None:
@@ -244,3 +292,18 @@ def test_the_page_of_the_guide_runs(root: Path) -> None:
     assert abs(names["draws"]["sin2"].mean() - (1 - 250 / 400 / 1.025) / 0.8) < 0.1
     (interval,) = names["found"].interval()
     assert interval[0] < 0.49 < interval[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ragged", [False, True])
+def test_expected_coverage_full_size(ragged: bool) -> None:
+    """68% and 90% regions within 2% on 5,000 simulated observations, flat and ragged, with the default settings."""
+    if ragged:
+        simulations, fresh = experiments(20_000, 1), experiments(5_000, 2)
+        q = fit_posterior(simulations, {"mu": Normal(0.0, 1.0)}, Features(event=["x"]), seed=1, progress=False)
+    else:
+        simulations, fresh = PROBLEM.simulate(20_000, 1), PROBLEM.simulate(5_000, 2)
+        q = fit_posterior(simulations, PRIOR, ["x0", "x1"], seed=1, progress=False)
+    found = diagnostics.coverage(q, fresh, levels=(0.68, 0.9), draws=200, seed=1)
+    print(f"\n{'ragged' if ragged else 'flat'}:\n{found}")
+    assert np.abs(np.asarray(found.observed) - [0.68, 0.9]).max() < 0.02
