@@ -89,7 +89,7 @@ def run(label: str, program: Command, what: str, files: Files, options: Sequence
 def posterior_row(name: str, networks: int, found: Found, peer: Found) -> str:
     """One line; the error of log q is that of the difference from the peer's, over the same simulations."""
     apart = found["log_q"] - peer["log_q"]
-    more = "" if found is peer else f"{apart.mean():+.3f} ± {apart.std() / len(apart) ** 0.5:.3f}"
+    more = "-" if found is peer else f"{apart.mean():+.3f} ± {apart.std() / len(apart) ** 0.5:.3f}"
     cells = [name, f"{networks}", f"{int(found['epochs'])}", f"{found['log_q'].mean():.3f}", more,
              f"{float(found['training']):.1f}", f"{float(found['whole']):.1f}",
              f"{float(peer['training'] / found['training']):.1f}"]  # fmt: skip
@@ -120,7 +120,28 @@ def posteriors(files: Files, python: Path, runs: Sequence[tuple[int, int]], seed
     lines = [f"| {' | '.join(head)} |", "|:--" + "|--:" * (len(head) - 1) + "|", posterior_row("sbi", 1, peer, peer)]
     lines += [posterior_row(f"nuinfer, of at most {e}", m, r, peer) for (m, e), r in own.items()]
     lines += ["", *(cheapest(m, own, peer) for m in dict.fromkeys(members for members, _ in own))]
+    lines += [f"- Of the exact posterior: {exact_two_moons(files.others):.3f}."] * (files.task.stem == "two_moons")
     return "\n".join([*lines, leakage(peer)])
+
+
+def exact_two_moons(others: Path) -> float:
+    """The mean log density of two_moons' exact posterior at its simulations, the most that any q reaches on average.
+
+    x = c + s with c = (r cos a + 1/4, r sin a), r ~ N(0.1, 0.01^2), a uniform on (-pi/2, pi/2), and
+    s = (-|theta0 + theta1|, theta1 - theta0) / sqrt 2, which folds the prior's square, of density 1/4, once:
+    p(x) is half the probability that x - c lies in what comes of it.
+    """
+    with np.load(others) as file:
+        theta, x = file["theta"].astype(np.float64), file["x"].astype(np.float64)
+    rng, root = np.random.default_rng(1), np.sqrt(2)
+    radius, angle = rng.normal(0.1, 0.01, 4000), rng.uniform(-np.pi / 2, np.pi / 2, 4000)
+    crescent = np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], 1)
+    shifts = (given - crescent for given in x)
+    inside = np.array([((s[:, 0] <= 0) & (np.abs(s).sum(1) <= root)).mean() for s in shifts])
+    shift = np.stack([-np.abs(theta.sum(1)), theta[:, 1] - theta[:, 0]], 1) / root
+    r = np.hypot(*(x - shift - [0.25, 0]).T)
+    likelihood = -0.5 * ((r - 0.1) / 0.01) ** 2 - np.log(0.01 * np.sqrt(2 * np.pi) * np.pi * r)
+    return float((likelihood + np.log(0.25) - np.log(0.5 * inside)).mean())
 
 
 def leakage(peer: Found) -> str:

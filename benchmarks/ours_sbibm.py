@@ -5,8 +5,8 @@ A process of its own, so that its cost can be taken (`benchmarks.sbibm` starts i
     python -m benchmarks.ours_sbibm TASK.npz SIMULATIONS RESULT.json [--members 1] [--seed 1]
 
 The settings are the defaults of `fit_posterior` for all tasks and numbers of simulations.  They were chosen by log q of
-other simulations, never by the references.  C2ST is `nuinfer.diagnostics.c2st`, with the references as the first sample, as
-sbibm has it.
+other simulations, never by the references.  C2ST is `nuinfer.diagnostics.c2st`, with the references as the first
+sample, as sbibm has it.
 """
 
 from __future__ import annotations

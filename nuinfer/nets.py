@@ -103,7 +103,9 @@ class Scale:
 
     @classmethod
     def fit(cls, values: Tensor, size: Tensor, scaling: Scaling) -> Scale:
-        """Of values (M, F) under the weights ``size`` (M,), which are positive."""
+        """Of values (M, F) under the weights ``size`` (M,), from 0; ``ValueError`` for another ``scaling``."""
+        if scaling not in ("moments", "ranks"):
+            raise ValueError(f"scaling: expected 'moments' or 'ranks', found {scaling!r}")
         mean, scale = _moments(values, size)
         none = values.new_empty(values.shape[1], 0)
         ranked = scaling == "ranks" and values.shape[1] and values.numel() and float(size.sum()) > 0
@@ -211,13 +213,17 @@ def _normal_scores(values: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 def _column_scores(column: Tensor, size: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """One column's knots and scores (Q,); the score of a value is that of the middle of its rank, ties included."""
-    ordered, order = column.contiguous().sort()
-    below = torch.cat([size.new_zeros(1), size[order].cumsum(0)])
+    ordered, order = column[size > 0].contiguous().sort()
+    own = size[size > 0][order]
+    below = torch.cat([own.new_zeros(1), own.cumsum(0)])
+    above = torch.cat([own.flip(0).cumsum(0).flip(0), own.new_zeros(1)])
     at = torch.searchsorted(below, wanted * below[-1], right=True).clamp(1, len(ordered)) - 1
     knots = ordered[at]
     knots[0], knots[-1] = ordered[0], ordered[-1]
-    less, most = (below[torch.searchsorted(ordered, knots, right=right)] for right in (False, True))
-    return knots, torch.special.ndtri((less + most) / (2 * below[-1])).to(knots.dtype)
+    places = [torch.searchsorted(ordered, knots, right=right) for right in (False, True)]
+    # the smaller share of both sides, since 1 less a small weight may round to 1
+    low, high = (sum(share[place] for place in places) / (2 * below[-1]) for share in (below, above))
+    return knots, torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high)).to(knots.dtype)
 
 
 def _interpolated(x: Tensor, knots: Tensor, scores: Tensor, scale: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from . import hashing, store
 from .errors import NotConverged
 from .features import Batch, Inputs
 from .losses import Loss
-from .nets import Stack, State
+from .nets import Stack, Standardise, State
 from .resample import Resample
 
 __all__ = ["Draw", "Drawn", "History", "Risk", "Trained", "Training", "minimise"]
@@ -618,7 +618,7 @@ def _held_blocks(risk: Risk, active: NDArray[np.int64], per_event: float) -> Ite
 
 
 def fingerprint(
-    stack: Stack, state: State, inputs: Inputs, risk: Risk, training: Training, label: str
+    stack: Stack, state: State, inputs: Inputs, risk: Risk, training: Training, label: str, prepare: Any = None
 ) -> dict[str, Any]:
     """What a checkpoint belongs to: settings by name, data and initial state by digest."""
     clouds = [tensor for pair in inputs.clouds.values() for tensor in pair]
@@ -628,6 +628,7 @@ def fingerprint(
         "data": digest(inputs.flat, *clouds, torch.from_numpy(np.array(risk.key))), "weights": digest(*risk.weights),
         "initial state": digest(*state.values()),
         **({"draw": risk.draw.describe()} if risk.draw is not None else {}),
+        **({"scales": digest(*prepare.arrays().values())} if isinstance(prepare, Standardise) else {}),
     }  # fmt: skip
 
 
@@ -696,7 +697,7 @@ def minimise(
     state = {name: tensor.to(where) for name, tensor in state.items()}
     loop = _Loop(stack, state, inputs.to(where), prepare or (lambda b: b), risk, training, where)
     path = Path(checkpoint) if checkpoint is not None else None
-    spec = fingerprint(stack, state, inputs, risk, training, label) if path is not None else {}
+    spec = fingerprint(stack, state, inputs, risk, training, label, prepare) if path is not None else {}
     if path is not None and path.exists():
         _resumed(loop, path, spec)
     with tqdm(total=training.epochs, initial=loop.epoch, desc=label, unit="epoch", disable=not progress) as bar:

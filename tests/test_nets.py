@@ -460,6 +460,19 @@ def test_ranks_beyond_the_sample_and_ties() -> None:
     assert torch.isfinite(found).all()
 
 
+def test_ranks_of_rows_without_weight_are_finite() -> None:
+    """Weights of 0, and so small that 1 less their share is 1."""
+    x, weight = torch.linspace(-3, 3, 1001)[:, None], torch.ones(1001, dtype=torch.float64)
+    weight[-1], weight[0], weight[500] = 1e-40, 1e-40, 0.0
+    scale = nets.Scale.fit(x, weight, "ranks")
+    found = scale(x)[:, 0]
+    assert torch.isfinite(found).all()
+    assert (found.diff() > 0).all()
+    assert found[-1].item() == pytest.approx(-found[0].item(), rel=1e-4)
+    with pytest.raises(ValueError, match="scaling: expected 'moments' or 'ranks', found 'rank'"):
+        nets.Scale.fit(x, weight, "rank")  # type: ignore[arg-type]
+
+
 def test_ranks_know_weights_and_pass_gradients() -> None:
     """Weight 3 is three events; signs do not matter; the map is differentiable where it is not at a knot."""
     rng = torch.Generator().manual_seed(2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import multivariate_normal, norm
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, Uniform
 
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, diagnostics
 from nuinfer.density import NSF
@@ -197,6 +197,21 @@ def test_a_proposal_is_undone_by_weights() -> None:
     assert wrong - exact > 0.5
 
 
+def test_a_prior_with_a_hole_has_no_draws_in_it() -> None:
+    """Its support is less than its box, which is all that a transform knows."""
+    two = MixtureSameFamily(Categorical(torch.ones(2)), Uniform(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 3.0])))
+    prior, rng = Prior.of({"t": two}), np.random.default_rng(1)
+    theta = prior.sample(2000, seed=1)[:, 0]
+    simulations = Events({"t": theta, "x": theta + 0.5 * rng.standard_normal(2000)})
+    q = fit_posterior(simulations, prior, ["x"], network=NSF(transforms=1, width=16), members=1,
+                      training=Training(epochs=5, batch=100), seed=1, progress=False)  # fmt: skip
+    at = Events({"x": [1.5]})
+    assert q.density.draws(500, at, seed=1).shape == (1, 500, 1)
+    draws = q.draws(500, at, seed=1)
+    assert ((draws < 1) | (draws > 2)).all()
+    assert q.log_prob(np.array([[1.5]]), at)[0] == -np.inf
+
+
 def test_a_truncated_prior_keeps_its_draws_inside() -> None:
     prior = Prior.of(PRIOR).restricted(lambda theta: theta[:, 0] > 0)
     data = PROBLEM.simulate(3000, 5)
@@ -251,6 +266,13 @@ def test_bad_input(posterior: NeuralPosterior) -> None:
         fit_posterior(data, PRIOR, ["x0", "theta0"], progress=False)
     with pytest.raises(ValueError, match="parameters of the prior"):
         fit_posterior(data, PRIOR, ["x0"], proposal={"theta0": Normal(0.0, 1.0)}, progress=False)
+    half = Events({"t": np.linspace(0.01, 0.49, 200), "x": np.linspace(0.0, 0.5, 200)})
+    with pytest.raises(ValueError, match=r"covers the prior, found a mean of prior over proposal of 0\.5"):
+        fit_posterior(half, {"t": (0, 1)}, ["x"], proposal={"t": (0, 0.5)}, progress=False)
+    with pytest.raises(ValueError, match="scaling: expected 'moments' or 'ranks'"):
+        fit_posterior(data, PRIOR, ["x0"], scaling="rank", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="theta: expected finite"):
+        posterior.log_prob(np.array([[np.nan, 0.0]]), at)
     with pytest.raises(ValueError, match="drawn from"):
         fit_posterior(data, PRIOR, ["x0"], proposal={"theta0": (0, 1), "theta1": (0, 1)}, progress=False)
     with pytest.raises(ValueError, match=r"bounds|finite"):

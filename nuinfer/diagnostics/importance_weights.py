@@ -125,6 +125,10 @@ def importance(
         raise ValueError(f"observation: expected one row, found {len(observation)}")
     theta = drawn(posterior, draws, observation, seed)
     log_q = log_densities(posterior, theta, observation)[0]
+    empty = int((log_q <= -1e299).sum())
+    if empty:
+        raise ValueError(f"posterior: expected a density above 0 at its own draws, found 0 at {empty} of {len(log_q)}; "
+                         f"its draws and log_probs disagree")  # fmt: skip
     log_l = np.asarray(log_likelihood(theta[0]), np.float64)
     if log_l.shape != (draws,):
         raise ValueError(f"log_likelihood: expected shape ({draws},) for theta {theta[0].shape}, found {log_l.shape}")

@@ -9,12 +9,12 @@ default here is, for each simulation, the theta of a simulation with nearly the 
 posterior at x, wherever that lies, and near it where one x leaves several answers.  "Nearly the same" is in terms of a
 few numbers that say of theta what can be said by regression: E[theta | x] and E[theta^2 | x], by ridge regression on
 the ranks of the columns of x (of clouds: the number, means and standard deviations of entries) and their squares, as in
-semi-automatic approximate Bayesian computation (Fearnhead, Prangle, arXiv:1004.1112).  The simulations are halved, and
-each half is regressed and searched for neighbours in the other, so that a point never depends on the truth that it is
-compared with.  Distances are in units of what the regression leaves of each parameter, which is about the posterior's
-width: in units of the prior's, those of the worst parameter would hide all others.  In these units all points are then
-moved by 1 in one direction, which ``seed`` draws: seen from points on all sides of the posterior, a shift of it would
-average away.  Another seed looks from another side.
+semi-automatic approximate Bayesian computation (Fearnhead, Prangle, arXiv:1004.1112).  The simulations are cut in
+three, and each part is regressed and searched for neighbours in the next, so that a point never depends on the truth
+that it is compared with.  Distances are in units of what the regression leaves of each parameter, which is about the
+posterior's width: in units of the prior's, those of the worst parameter would hide all others.  In these units all
+points are then moved by 1 in one direction, which ``seed`` draws: seen from points on all sides of the posterior, a
+shift of it would average away.  Another seed looks from another side.
 
 Source: Lemos, Coogan, Hezaveh, Perreault-Levasseur, arXiv:2302.03026.
 """
@@ -146,14 +146,16 @@ def _neighbours(theta: Floats, observations: Events, seed: int) -> tuple[Floats,
     """For each simulation a point near the theta of another with nearly the same x, and a scale of theta, (N, P)."""
     x = _scores(moments_of(observations)[1])
     rng = np.random.default_rng([seed, 3])
-    half = rng.permutation(len(x)) % 2 == 0
+    # three parts, each referring to the next: with two, neighbours would refer to each other, and their ranks be alike
+    part = rng.permutation(len(x)) % 3
     direction = rng.normal(size=theta.shape[1])
     direction /= linalg.norm(direction)
     points, scale = np.empty_like(theta), np.empty_like(theta)
-    for mine in (half, ~half):
-        predict, left = _regression(x[~mine], theta[~mine])
-        nearest = cKDTree(predict(x[~mine])).query(predict(x[mine]))[1]
-        points[mine], scale[mine] = theta[~mine][nearest] + left * direction, left
+    for number in range(3):
+        mine, other = part == number, part == (number + 1) % 3
+        predict, left = _regression(x[other], theta[other])
+        nearest = cKDTree(predict(x[other])).query(predict(x[mine]))[1]
+        points[mine], scale[mine] = theta[other][nearest] + left * direction, left
     return points, scale
 
 

@@ -49,7 +49,14 @@ def truths(posterior: Sampler, simulations: Events) -> Floats:
 
 
 def observations_of(posterior: Sampler, simulations: Events) -> Events:
-    """The simulations without the columns of the parameters."""
+    """The columns that the posterior looks at, where it says which; else all but those of the parameters."""
+    if not isinstance(simulations, Events):
+        hint = "; give its .events" if hasattr(simulations, "events") else ""
+        raise TypeError(f"simulations: expected Events, found {type(simulations).__name__}{hint}")
+    features = getattr(posterior, "features", None)
+    if isinstance(features, Features):
+        features.check(simulations)
+        return simulations.keep(features.columns)
     kept = [name for name in simulations.columns if name not in posterior.names]
     if not kept:
         raise ValueError(f"simulations: expected columns of observations beside the parameters "

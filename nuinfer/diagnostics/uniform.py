@@ -69,7 +69,7 @@ def chi2_p(rank: Ints, draws: int, weight: Floats) -> float:
     if equal(weight):
         return metrics.rank_uniformity(rank, draws)
     size = float(metrics.effective_size(weight))
-    bins = metrics._rank_bins(draws + 1, size / 4, None)  # the variance comes from the same events: fuller bins
+    bins = metrics._rank_bins(draws + 1, size / 20, None)  # the variance comes from the same events: fuller bins
     inside = (rank * bins // (draws + 1))[:, None] == np.arange(bins)
     parts = weight[:, None] * (inside - 1 / bins)
     value = parts.sum(0) @ linalg.pinvh(parts.T @ parts) @ parts.sum(0)
@@ -87,8 +87,9 @@ def band(rank: Ints, draws: int, weight: Floats, level: float = 0.95) -> Band:
     if not 0 < level < 1:
         raise ValueError(f"level: expected a probability between 0 and 1, found {level}")
     at = points(draws)
-    if not len(at):
-        raise ValueError(f"draws: expected a number such as 99, with divisors of draws + 1, found {draws}")
+    if len(at) < min(9, draws):
+        raise ValueError(f"draws: expected a number whose successor has divisors, such as 99, 199 or 999, found {draws}"
+                         f", which leaves {len(at)} points of the distribution function")  # fmt: skip
     below = rank[:, None] < at * (draws + 1) - 1e-9
     return (_binomial if equal(weight) else _weighted)(below, at, weight, level)
 

@@ -291,6 +291,12 @@ def sbc_ranks(
         for a name that is not there.
     ValueError
         for bins that do not divide the number of draws + 1.
+
+    >>> from nuinfer.diagnostics import SBC, Pull
+    >>> ranks = np.random.default_rng(1).integers(0, 100, (1, 500))
+    >>> sbc = SBC(("t",), ranks, 99, np.ones(500), np.array([0.5]), np.array([0.5]), (Pull(0.0, 0.04, 1.0, 0.03),))
+    >>> len(sbc_ranks(sbc))
+    1
     """
     places, shown = sbc.draws + 1, _chosen(sbc.names, names)
     count = bins or max(b for b in range(1, 21) if places % b == 0)
@@ -345,6 +351,12 @@ def sbc_ecdf(
         for a name that is not there.
     ValueError
         for more than six names.
+
+    >>> from nuinfer.diagnostics import SBC, Pull
+    >>> ranks = np.random.default_rng(1).integers(0, 100, (1, 500))
+    >>> sbc = SBC(("t",), ranks, 99, np.ones(500), np.array([0.5]), np.array([0.5]), (Pull(0.0, 0.04, 1.0, 0.03),))
+    >>> sbc_ecdf(sbc).get_xlabel()
+    'rank / number of draws'
     """
     if len(names) > len(PALETTE):
         raise ValueError(f"names: expected at most {len(PALETTE)}, found {len(names)}")
@@ -392,6 +404,13 @@ def tarp_curve(tarps: Any, *, ax: Axes | None = None) -> Axes:
     ------
     ValueError
         for none or more than six.
+
+    >>> from nuinfer.diagnostics import TARP
+    >>> levels = np.linspace(0, 1, 11)
+    >>> ranks, ones = np.arange(100), np.ones(100)
+    >>> ax = tarp_curve(TARP(levels, levels, 0.05 * np.sqrt(levels * (1 - levels)), ranks, 99, ones, 0.9, 100.0))
+    >>> ax.get_xlabel()
+    'credibility'
     """
     shown = answers("tarps", tarps, len(PALETTE))
     ax = _square(one_panel(ax, "compressed", 5.0), "credibility", "expected coverage (TARP)")
@@ -420,6 +439,13 @@ def expected_coverage(coverages: Any, *, central: bool = False, ax: Axes | None 
     ------
     ValueError
         for none or more than six, or ``central`` with several.
+
+    >>> from nuinfer.diagnostics import Coverage
+    >>> levels = np.array([0.5, 0.68, 0.9])
+    >>> errors = np.full(3, 0.02)
+    >>> found = Coverage(("t",), levels, levels, errors, levels[None], errors[None], 500.0, 0.9, None, ())
+    >>> expected_coverage(found, central=True).get_ylabel()
+    'expected coverage'
     """
     shown = answers("coverages", coverages, len(PALETTE))
     if central and len(shown) > 1:
@@ -464,6 +490,11 @@ def predictive_statistics(
     ------
     KeyError
         for a name that is not there.
+
+    >>> from nuinfer.diagnostics import Predictive
+    >>> replicas = np.random.default_rng(1).poisson(10, (200, 1)).astype(float)
+    >>> len(predictive_statistics(Predictive(("events",), np.array([12.0]), replicas, np.array([0.5]), 0.5)))
+    1
     """
     shown = _chosen(predictive.names, names)
     panels = _panels(len(shown), axes)

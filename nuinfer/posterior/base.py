@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
+from ..errors import check_finite
 from ..events import Events
 from .priors import Prior
 from .regions import CredibleRegion, credible_region
@@ -86,6 +87,8 @@ class Posterior(ABC):
     ) -> CredibleRegion:
         """Regions of highest density and intervals of each parameter at one observation: see `CredibleRegion`."""
         observation = one(observation)
+        if draws < 2:
+            raise ValueError(f"draws: expected at least 2, found {draws}; a region wants thousands")
         theta = self.draws(draws, observation, seed=seed)
         logs = self.log_probs(theta, observation)[0]
         return credible_region(self.names, theta[0], logs, levels, self, observation)
@@ -114,6 +117,7 @@ def theta_of(theta: Theta, names: Sequence[str]) -> Floats:
     values = np.atleast_2d(np.asarray(theta, np.float64))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(f"theta: expected (M, {len(names)}) for {', '.join(names)}, found {np.shape(theta)}")
+    check_finite("theta", values)
     return values
 
 
@@ -123,6 +127,7 @@ def thetas_of(theta: ArrayLike, names: Sequence[str], observations: int) -> Floa
     if values.ndim != 3 or values.shape[0] != observations or values.shape[2] != len(names):
         raise ValueError(f"theta: expected ({observations}, M, {len(names)}), M points of {', '.join(names)} for each "
                          f"of {observations} observations, found {values.shape}")  # fmt: skip
+    check_finite("theta", values)
     return values
 
 

@@ -11,7 +11,7 @@ simulations (`nuinfer.intervals.fit_critical_values`) and checked on others (`nu
     \text{ratio:}\quad & -2 \log \frac{q(\theta|x) / \pi(\theta)}{\max q(\cdot|x) / \pi}
 
 "waldo" needs draws only, and knows parameters of interest beside nuisances; "ratio" takes the prior out, and is the
-likelihood ratio where q is exact; the maxima are over draws.
+likelihood ratio where q is exact; the maxima are over draws, and theta itself.
 
 Sources: Masserano, Dorigo, Izbicki, Kuusela, Lee, arXiv 2205.15680 (Waldo); Dalmasso, Masserano, Zhao, Izbicki, Lee,
 arXiv 2107.03920 (LF2I).
@@ -176,6 +176,8 @@ def calibrate_sets(
     if (simulations.weight != 1).any():
         raise ValueError("simulations: expected weights of 1, found others; quantiles at theta are counted, draw "
                          "simulations without weights")  # fmt: skip
+    if draws < len(names) + 2:
+        raise ValueError(f"draws: expected at least {len(names) + 2} for {len(names)} parameters, found {draws}")
     theta = theta_of(simulations, names)
     found = {n: (float(v.min()), float(v.max())) for n, v in zip(names, theta.T, strict=True)} if box is None else box
     if set(found) != set(names):
@@ -245,5 +247,5 @@ def _fall(posterior: Posterior, drawn: Floats, points: Floats, observations: Eve
 
     with np.errstate(invalid="ignore"):
         at = np.nan_to_num(height(points), nan=-np.inf)  # outside the prior both logs are infinite: density 0
-    top = np.maximum(height(drawn).max(1), at.max(1))
-    return np.asarray(2 * (top[:, None] - at))
+    # of the draws and the point itself: not of other points, so that t is a function of theta and x
+    return np.asarray(2 * (np.maximum(height(drawn).max(1)[:, None], at) - at))

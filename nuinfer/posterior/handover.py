@@ -14,6 +14,7 @@ Source: Boelts, Deistler et al., arXiv 2411.17337 (the sbi package).
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,6 @@ from torch import Tensor
 
 from ..events import Events
 from .base import Posterior, thetas_of
-from .neural import NeuralPosterior
 from .priors import Prior, PriorLike
 
 __all__ = ["SbiPosterior", "from_sbi", "to_arviz", "to_sbi"]
@@ -58,14 +58,14 @@ def to_sbi(posterior: Posterior, columns: Sequence[str] | None = None, *, observ
 
 
 def _flat_columns(posterior: Posterior) -> tuple[str, ...]:
-    features = posterior.features if isinstance(posterior, NeuralPosterior) else None
+    features = getattr(posterior, "features", None)
     if features is None:
         raise TypeError(f"columns: expected the columns that sbi's x stands for, found none, and "
                         f"{type(posterior).__name__} does not tell them; give columns=")  # fmt: skip
     if features.clouds:
         raise TypeError(f"observations: expected the events that x numbers, since the clouds "
                         f"{', '.join(name for name, _ in features.clouds)} are no vectors; found none")  # fmt: skip
-    return features.flat
+    return tuple(features.flat)
 
 
 def _wrapper() -> Any:
@@ -213,12 +213,14 @@ def to_arviz(
     ModuleNotFoundError
         where arviz is not installed: the extra ``arviz``.
     """
+    posterior = _chains(draws, names)
     try:
-        arviz = importlib.import_module("arviz")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # arviz 0.23 announces its next version at import
+            arviz = importlib.import_module("arviz")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("to_arviz: expected the package arviz, found none; pip install 'nuinfer[arviz]'",
                                   name="arviz") from error  # fmt: skip
-    posterior = _chains(draws, names)
     groups: dict[str, Any] = {"posterior": posterior}
     if observation is not None:
         groups["observed_data"] = {name: observation[name] for name in observation.columns

@@ -43,7 +43,7 @@ from ..ratio.parameters import names_of
 from ..resample import Resample
 from ..train import Training
 from .base import Theta, one, theta_of, thetas_of
-from .priors import Prior, PriorLike
+from .priors import Inside, Prior, PriorLike
 from .samplers import HMC, LogDensity, SampledPosterior, Sampler, Slice
 
 __all__ = ["FittedRate", "Likelihood", "LikelihoodPosterior", "fit_likelihood", "fit_rate"]
@@ -54,7 +54,7 @@ Floats = NDArray[np.float64]
 Rate = Callable[[Tensor], Tensor]
 
 _PIECE = 1 << 14  # pairs of an event and a point in one evaluation
-_EXPERIMENT = "experiment"
+_EXPERIMENT = "its experiment"
 
 
 # -- the sum over events -----------------------------------------------------------------------------------------------
@@ -368,6 +368,11 @@ class LikelihoodPosterior(SampledPosterior):
     sampler: Sampler = field(default_factory=Slice)
     allow_unconverged: bool = False
 
+    @property
+    def features(self) -> Features | None:
+        """The columns of an observation; None where it is a cloud of events, whose weights may be another."""
+        return Features(self.likelihood.density.columns) if self.likelihood.events is None else None
+
     def likelihood_of(self, observations: Events) -> LogDensity:
         """theta (N, C, P), in the prior's order, -> log L (N, C)."""
         return reordered(self.likelihood.of(observations), self.prior.names, self.likelihood.names)
@@ -382,9 +387,10 @@ class LikelihoodPosterior(SampledPosterior):
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, rate: Rate | None = None, prior: PriorLike | None = None
-    ) -> LikelihoodPosterior:
-        """Read what `save` wrote; ``rate`` and ``prior`` are given again where they were functions of the user's.
+        cls, path: str | os.PathLike[str], *, rate: Rate | None = None, prior: PriorLike | None = None,
+        inside: Inside | None = None,
+    ) -> LikelihoodPosterior:  # fmt: skip
+        """Read what `save` wrote; a rate, prior or condition ``inside`` of one that was a user's is given again.
 
         Raises
         ------
@@ -394,7 +400,8 @@ class LikelihoodPosterior(SampledPosterior):
         """
         spec, arrays = store.load(path, "likelihood posterior")
         found = Likelihood.of_saved(spec["likelihood"], arrays, rate=rate)
-        return cls(Prior.from_json(spec["prior"], distribution=prior), found, *loaded_sampling(spec))
+        own = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
+        return cls(own, found, *loaded_sampling(spec))
 
 
 def reordered(log_density: LogDensity, given: Sequence[str], wanted: Sequence[str]) -> LogDensity:
@@ -429,10 +436,10 @@ def saved_rate(rate: Rate | None) -> tuple[dict[str, Any] | None, dict[str, NDAr
 def loaded_rate(spec: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], given: Rate | None) -> Rate | None:
     """The inverse of `saved_rate`; ``ValueError`` where the function is missing, or given beside a fitted one."""
     user = spec is not None and not spec["fitted"]
-    if user != (given is not None):
+    if (user and given is None) or (spec is None and given is not None):
         wanted = "the function that was not saved" if user else "none"
         raise ValueError(f"rate: expected {wanted}, found {given!r}")
-    if spec is None or user:
+    if spec is None or given is not None:  # a rate whose network was the user's own is given again too
         return given
     own = part_of("rate", arrays)
     return FittedRate(Learned.of(spec, own, None), own["scales"])
@@ -520,6 +527,9 @@ cache, progress:
     if rate is not None and not callable(rate):
         raise TypeError(f"rate: expected a function of theta (B, P) -> (B,), found {type(rate).__name__}; fit_rate "
                         f"learns one")  # fmt: skip
+    if isinstance(columns, str) or not columns:
+        raise ValueError(f"columns: expected a list of at least one column of x, found {columns!r}")
+    check_rate(rate, names)
     table, group = as_table(simulations, names, columns, events, group)
     density = fit_density(
         table, columns, condition=list(names), bounds=bounds, discrete=discrete, network=network, members=members,
@@ -527,6 +537,13 @@ cache, progress:
         device=device, checkpoint=checkpoint, cache=cache, progress=progress,
     )  # fmt: skip
     return Likelihood(density, events, rate)
+
+
+def check_rate(rate: Rate | None, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` where a fitted rate is a function of other parameters, or of these in another order."""
+    if isinstance(rate, FittedRate) and rate.names != tuple(names):
+        raise ValueError(f"rate: expected a function of {', '.join(names)}, in this order, found one of "
+                         f"{', '.join(rate.names)}; fit_rate(simulations, {list(names)}, ...) makes it")  # fmt: skip
 
 
 def as_table(
@@ -539,6 +556,9 @@ def as_table(
     if events is None or f"{events}.{columns[0]}" not in simulations:
         return simulations, group
     table, owner = opened(simulations, columns, events, "simulations")
+    if _EXPERIMENT in simulations or _EXPERIMENT in theta:
+        raise ValueError(f"simulations: expected no column {_EXPERIMENT!r}, which says here to which experiment an "
+                         f"event belongs; rename it")  # fmt: skip
     experiment = simulations.key(group)[owner]
     more = {name: simulations.flat(name)[owner] for name in theta}
     return table.with_columns({**more, _EXPERIMENT: experiment}).with_weight(

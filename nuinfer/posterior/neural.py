@@ -38,6 +38,7 @@ from ..nets import Network, Scaling
 from ..train import History, Training
 from .base import Posterior, thetas_of
 from .priors import Inside, Prior, PriorLike, Truncated
+from .simulation import Simulations, check_covered
 
 __all__ = ["NeuralPosterior", "fit_posterior"]
 
@@ -75,7 +76,7 @@ class NeuralPosterior(Posterior):
     def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
         """``n`` draws (N, n, P) of theta for each of N observations, each of a member drawn at random.
 
-        With a truncated prior, those outside of it are drawn again.
+        Those outside of the support of a prior that is no box, such as a truncated one, are drawn again.
 
         Raises
         ------
@@ -85,16 +86,21 @@ class NeuralPosterior(Posterior):
             for observations without the columns of `features`.
         """
         theta = self.density.draws(n, observations, seed=seed)
-        return self._inside(theta, observations, seed) if isinstance(self.prior, Truncated) else theta
+        return self._inside(theta, observations, seed) if self._cut else theta
 
     def log_probs(self, theta: ArrayLike, observations: Events) -> Floats:
         """Log densities (N, M) of points (N, M, P) for each of N observations; -inf outside the prior.
 
-        With a truncated prior that of the flow inside, not divided by the mass that lies there.
+        With a prior that is no box, that of the flow inside, not divided by the mass that lies there.
         """
         values = thetas_of(theta, self.names, len(observations))
         logs = self.density.log_probs(values, observations)
-        return np.where(self.prior.contains(values), logs, -np.inf) if isinstance(self.prior, Truncated) else logs
+        return np.where(self.prior.contains(values), logs, -np.inf) if self._cut else logs
+
+    @property
+    def _cut(self) -> bool:
+        """Whether the prior's support may be less than its box: truncated, or of a distribution not known here."""
+        return isinstance(self.prior, Truncated) or not all(block.known for block in self.prior.blocks)
 
     def tensor(self, theta: Tensor, x: Batch | Tensor) -> Tensor:
         """Log density (B,) of theta (B, P) at x, in torch, differentiable in both; see `Density.tensor`."""
@@ -249,6 +255,9 @@ def schedule(simulations: int, validation: bool = True) -> Training:
 
 def _weighted(simulations: Events, prior: Prior, proposal: Prior | None) -> Events:
     """The simulations, checked to lie inside the prior, with weights that make their theta follow it."""
+    if not isinstance(simulations, Events):
+        hint = "; give its .events" if isinstance(simulations, Simulations) else ""
+        raise TypeError(f"simulations: expected Events, found {type(simulations).__name__}{hint}")
     theta = np.stack([np.asarray(simulations.flat(name), np.float64) for name in prior.names], 1)
     if np.isfinite(theta).all():  # the density says where it is not
         refuse_outside(theta, prior)
@@ -263,8 +272,9 @@ def _weighted(simulations: Events, prior: Prior, proposal: Prior | None) -> Even
     if len(bad):
         raise ValueError(f"proposal: expected simulations inside its support, found {len(bad)} of {len(theta)} "
                          f"outside, first at rows {bad[:5].tolist()}; was theta drawn from it?")  # fmt: skip
-    log_weight = prior.log_prob(theta) - log_proposal
-    return simulations.with_weight(simulations.weight * np.exp(log_weight))
+    factor = np.exp(prior.log_prob(theta) - log_proposal)
+    check_covered(factor)
+    return simulations.with_weight(simulations.weight * factor)
 
 
 def refuse_outside(theta: Floats, prior: Prior) -> None:

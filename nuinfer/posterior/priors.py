@@ -197,7 +197,7 @@ class Prior:
         """The prior that `to_json` told of.
 
         ``distribution``, the same whole prior again, is needed where a part of it is ``"user"``; ``inside`` where it
-        was truncated.
+        was truncated, unless ``distribution`` is the truncated prior itself, which one truncated twice needs.
 
         Raises
         ------
@@ -206,6 +206,8 @@ class Prior:
         """
         if spec.get("format") != _FORMAT:
             raise ValueError(f"prior: expected format {_FORMAT}, found {spec.get('format')}; update nuinfer")
+        if "base" in spec and isinstance(distribution, Truncated):
+            inside, distribution = inside or distribution.inside, distribution.base
         if "base" in spec:
             return _truncated_from(spec, Prior.from_json(spec["base"], distribution=distribution), inside)
         blocks = spec["blocks"]

@@ -37,6 +37,7 @@ from .likelihoods import (
     Rate,
     Terms,
     as_table,
+    check_rate,
     loaded_rate,
     loaded_sampling,
     part_of,
@@ -46,7 +47,7 @@ from .likelihoods import (
     under,
 )
 from .neural import refuse_outside
-from .priors import Prior, PriorLike
+from .priors import Inside, Prior, PriorLike
 from .samplers import LogDensity, SampledPosterior, Sampler, Slice
 
 __all__ = ["RatioPosterior", "fit_posterior_ratio"]
@@ -84,6 +85,12 @@ class RatioPosterior(SampledPosterior):
             raise ValueError(f"prior: expected the parameters {', '.join(self.ratio.names)}, found "
                              f"{', '.join(self.prior.names)}")  # fmt: skip
         _check_events(self.ratio.features, self.events, self.rate)
+        check_rate(self.rate, self.ratio.names)
+
+    @property
+    def features(self) -> Features | None:
+        """The columns of an observation; None where it is a cloud of events, whose weights may be another."""
+        return self.ratio.features if self.events is None else None
 
     def likelihood_of(self, observations: Events) -> LogDensity:
         """theta (N, C, P), in the prior's order, -> log r (N, C), and for events the sum over them and the rate."""
@@ -114,9 +121,9 @@ class RatioPosterior(SampledPosterior):
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], *, module: Any = None, rate: Rate | None = None,
-        prior: PriorLike | None = None,
+        prior: PriorLike | None = None, inside: Inside | None = None,
     ) -> RatioPosterior:  # fmt: skip
-        """Read what `save` wrote; a network, rate or prior that was a function of the user's is given again.
+        """Read what `save` wrote; a network, rate, prior or condition of one that was a user's is given again.
 
         Raises
         ------
@@ -127,7 +134,7 @@ class RatioPosterior(SampledPosterior):
         spec, arrays = store.load(path, "ratio posterior")
         own = part_of("ratio", arrays)
         ratio = ParametrisedRatio._loaded(Learned.of(spec["ratio"], own, module), spec["ratio"], own)
-        found = Prior.from_json(spec["prior"], distribution=prior)
+        found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
         return cls(found, ratio, spec["events"], loaded_rate(spec["rate"], arrays, rate), *loaded_sampling(spec))
 
 

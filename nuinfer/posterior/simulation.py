@@ -245,6 +245,16 @@ def _points(prior: Prior, proposal: PriorLike | None, n: int, seed: int) -> tupl
     return theta, np.exp(logs - other.log_prob(theta))
 
 
+def check_covered(weight: Floats) -> None:
+    """Raise ``ValueError`` where prior over proposal (N,) has a mean below 1: it misses a part of the prior."""
+    mean, error = float(weight.mean()), float(weight.std()) / max(len(weight), 1) ** 0.5
+    if 1 - mean > 5 * error + 0.01:
+        raise ValueError(
+            f"proposal: expected one that covers the prior, found a mean of prior over proposal of {mean:.3g} +- "
+            f"{error:.2g}, not 1: it covers about that share; give the narrower prior, or a wider proposal"
+        )
+
+
 def _sizes(vectorised: bool | int, chunk: int | None, n: int) -> tuple[int, int]:
     """Rows of one call, 0 for one theta without the axis of rows, and simulations of one chunk."""
     least = -(-n // 256)

@@ -41,7 +41,7 @@ from ..nets import Network
 from ..train import History, Training
 from .base import Posterior, one
 from .neural import NeuralPosterior, fit_posterior
-from .priors import Prior, PriorLike, Truncated
+from .priors import Inside, Prior, PriorLike, Truncated
 from .simulation import Errors, Form, Simulations, Simulator, _decoded, _encoded, simulate
 
 __all__ = ["Region", "Round", "TruncatedPosterior", "fit_truncated"]
@@ -210,9 +210,10 @@ class TruncatedPosterior(Posterior):
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, module: Any = None, prior: PriorLike | None = None
-    ) -> TruncatedPosterior:
-        """Read what `save` wrote; ``module`` and ``prior`` as in `NeuralPosterior.load`.
+        cls, path: str | os.PathLike[str], *, module: Any = None, prior: PriorLike | None = None,
+        inside: Inside | None = None,
+    ) -> TruncatedPosterior:  # fmt: skip
+        """Read what `save` wrote; ``module``, ``prior`` and ``inside`` as in `NeuralPosterior.load`.
 
         Raises
         ------
@@ -225,7 +226,7 @@ class TruncatedPosterior(Posterior):
         densities = [
             Density.of_saved(own, _under(str(i), arrays), module=module) for i, own in enumerate(spec["densities"])
         ]
-        found = Prior.from_json(spec["prior"], distribution=prior)
+        found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
         regions = tuple(
             Region(density, observation, threshold, *arrays[f"region {i}"])
             for i, (density, threshold) in enumerate(zip(densities, spec["thresholds"], strict=False))
