@@ -99,9 +99,9 @@ def lc2st(
     if permutations < 19:
         raise ValueError(f"permutations: expected at least 19, for p-values down to 0.05, found {permutations}")
     theta, x = truths(posterior, simulations), observations_of(posterior, simulations)
-    seen = features_of(x) if features is None else features
+    seen = features_of(x) if features is None else features  # columns of the user's may be others than the posterior's
     false = drawn(posterior, 1, x, seed)[:, 0]
-    joint = Inputs.concat([_joined(seen.tensors(x), t) for t in (false, theta)])
+    joint = Inputs.concat([_joined(seen.tensors(simulations), t) for t in (false, theta)])
     model = _trained(joint, simulations.weight, permutations, network, training, seed, progress)
     at = drawn(posterior, draws, observations, seed + 1)
     found = np.stack([_statistics(model, seen, observations.select([i]), at[i]) for i in range(len(at))])
