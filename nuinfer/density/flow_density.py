@@ -233,8 +233,7 @@ class Density:
         ValueError
             for n below 1, or a condition that is missing, not asked for, or of another length.
         """
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
+        check_draws(n)
         if (condition is None) != (self.condition is None):
             found = "none" if condition is None else f"{len(condition)} events"
             wanted = "none" if self.condition is None else f"events with {', '.join(self.condition.columns)}"
@@ -252,8 +251,7 @@ class Density:
         ValueError
             for n below 1, or a density without a condition.
         """
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
+        check_draws(n)
         if self.condition is None:
             raise ValueError("draws: expected a density with a condition, found one without; use sample(n)")
         owner = np.repeat(np.arange(len(condition)), n)
@@ -364,6 +362,12 @@ class Density:
             Resample(**spec["resample"]), spec["sum_weights"], History.of_arrays(arrays), spec["group"],
             arrays["known"], spec["sample"],
         )  # fmt: skip
+
+
+def check_draws(n: int) -> None:
+    """Raise ``ValueError`` where ``n`` is no number of draws."""
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
 
 
 def fit_density(

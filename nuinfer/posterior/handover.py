@@ -24,6 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..density.flow_density import check_draws
 from ..events import Events
 from .base import Posterior, thetas_of
 from .priors import Prior, PriorLike
@@ -146,8 +147,7 @@ class SbiPosterior(Posterior):
 
     def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
         """``n`` draws (N, n, P) for each of N observations; torch's global generator is left as it was."""
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n: expected a whole number of at least 1, found {n!r}")
+        check_draws(n)
         x = self._x(observations)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from ..features import Features
 from ..nets import Network
 from ..train import History, Training
 from .base import Posterior, one
+from .likelihoods import part_of, under
 from .neural import NeuralPosterior, fit_posterior
 from .priors import Inside, Prior, PriorLike, Truncated
 from .simulation import Errors, Form, Simulations, Simulator, _decoded, _encoded, simulate
@@ -195,11 +196,11 @@ class TruncatedPosterior(Posterior):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything, the flows of all rounds, to one safetensors file, atomically."""
         densities = [*(region.density for region in self.regions), self.posterior.density]
-        specs, arrays = [], {f"observation:{name}": array for name, array in _encoded(self.observation).items()}
+        specs, arrays = [], under("observation", _encoded(self.observation))
         for i, density in enumerate(densities):
             spec, own = density.saved()
             specs.append(spec)
-            arrays |= {f"{i}:{name}": array for name, array in own.items()}
+            arrays |= under(str(i), own)
         for i, region in enumerate(self.regions):
             arrays |= {f"region {i}": np.stack([region.low, region.high])}
         spec = {
@@ -222,9 +223,9 @@ class TruncatedPosterior(Posterior):
             ``FileNotFoundError`` for none.
         """
         spec, arrays = store.load(path, "truncated posterior")
-        observation = _decoded(_under("observation", arrays))
+        observation = _decoded(part_of("observation", arrays))
         densities = [
-            Density.of_saved(own, _under(str(i), arrays), module=module) for i, own in enumerate(spec["densities"])
+            Density.of_saved(own, part_of(str(i), arrays), module=module) for i, own in enumerate(spec["densities"])
         ]
         found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
         regions = tuple(
@@ -236,11 +237,6 @@ class TruncatedPosterior(Posterior):
             _Support(found, regions).prior(rounds[-1].volume, rounds[-1].volume_error), densities[-1]
         )
         return cls(found, last, observation, regions, rounds)
-
-
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    start = f"{prefix}:"
-    return {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
 
 
 def _same(events: Events, row: int, other: Events, name: str) -> bool:
