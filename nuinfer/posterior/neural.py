@@ -35,6 +35,7 @@ from ..density.flows import Flow
 from ..events import Events
 from ..features import Batch, Features
 from ..nets import Network, Scaling
+from ..ratio.parameters import column_values
 from ..train import History, Training
 from .base import Posterior, thetas_of
 from .priors import Inside, Prior, PriorLike, Truncated
@@ -258,9 +259,8 @@ def _weighted(simulations: Events, prior: Prior, proposal: Prior | None) -> Even
     if not isinstance(simulations, Events):
         hint = "; give its .events" if isinstance(simulations, Simulations) else ""
         raise TypeError(f"simulations: expected Events, found {type(simulations).__name__}{hint}")
-    theta = np.stack([np.asarray(simulations.flat(name), np.float64) for name in prior.names], 1)
-    if np.isfinite(theta).all():  # the density says where it is not
-        refuse_outside(theta, prior)
+    theta = column_values("simulations", simulations, prior.names)
+    refuse_outside(theta, prior)
     if proposal is None:
         return simulations
     if set(proposal.names) != set(prior.names):

@@ -32,6 +32,7 @@ from ..features import Batch, Features, Inputs
 from ..nets import MLP, Network
 from ..ratio import ParametrisedRatio, fit_parametrised_ratio
 from ..ratio.learned import Learned
+from ..ratio.parameters import column_values
 from ..train import Training
 from .likelihoods import (
     Rate,
@@ -221,9 +222,7 @@ def fit_posterior_ratio(
     found, seen = Prior.of(prior), Features.of(features)
     _check_events(seen, events, rate)
     table, group = as_table(simulations, found.names, seen.flat, events, group)
-    theta = np.stack([np.asarray(table.flat(name), np.float64) for name in found.names], 1)
-    if np.isfinite(theta).all():  # the ratio says where it is not
-        refuse_outside(theta, found)
+    refuse_outside(column_values("simulations", table, found.names), found)
     ratio = fit_parametrised_ratio(
         table, found.names, seen, reference="marginal", balance=balance, network=network, members=members, folds=folds,
         validation=validation, bootstrap=bootstrap, group=group, training=training, seed=seed, device=device,

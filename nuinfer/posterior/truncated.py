@@ -38,6 +38,7 @@ from ..density.flows import Flow
 from ..events import Events, Ragged
 from ..features import Features
 from ..nets import Network
+from ..ratio.parameters import column_values
 from ..train import History, Training
 from .base import Posterior, one
 from .likelihoods import part_of, under
@@ -445,8 +446,7 @@ def _inside(parts: Sequence[Events], support: _Support) -> Events:
     """
     kept = []
     for events in parts:
-        theta = np.stack([np.asarray(events.flat(name), np.float64) for name in support.base.names], 1)
-        own = events.select(support.contains(theta))
+        own = events.select(support.contains(column_values("simulations", events, support.base.names)))
         if len(own) and own.sum_weights > 0:
             kept.append(own.scaled_to(own.effective_size))
     return Events.concat(kept)
