@@ -25,7 +25,7 @@ import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,10 @@ class Training:
         A network stops after so many epochs without a better validation risk, and gets the weights of its best epoch
         back.  None runs the schedule to its end and keeps the last weights: with a learning rate that falls to zero
         this is the more accurate choice unless a network overfits (docs/performance.md).
+    cooldown:
+        A network whose patience is at its end does not stop yet: it goes back to the weights of its best epoch, and its
+        rate falls to zero from what it was there, as a cosine over so many epochs (Haegele et al., arXiv 2405.18392).
+        So few epochs suffice where little can be learned, and many are there where they help.  None stops at once.
     clip:
         Largest Euclidean norm of a network's gradient; None leaves it.
     average:
@@ -87,12 +91,13 @@ class Training:
     warmup: float = 0.1
     weight_decay: float = 1e-4
     patience: int | None = None
+    cooldown: int | None = None
     clip: float | None = None
     average: float | None = None
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "patience", "chunk"):
+        for name in ("epochs", "batch", "patience", "cooldown", "chunk"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Training: expected {name} to be an integer of at least 1, found {value!r}")
@@ -103,13 +108,21 @@ class Training:
         if not 0 <= self.warmup < 1 or self.weight_decay < 0:
             raise ValueError(f"Training: expected warmup in [0, 1) and weight_decay >= 0, found {self.warmup} and "
                              f"{self.weight_decay}")  # fmt: skip
+        if self.cooldown is not None and self.patience is None:
+            raise ValueError(f"Training: cooldown={self.cooldown} begins where patience ends, found patience=None; "
+                             f"give both, or leave it")  # fmt: skip
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0 .. steps - 1."""
         rise = self.warmup * steps
         if step + 1 <= rise:
             return self.learning_rate * (step + 1) / rise
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
+        return self.learning_rate * _falling(step + 1 - rise, steps + 1 - rise)
+
+
+def _falling(step: float, steps: float) -> float:
+    """Half a cosine from 1 at step 0 to 0 after ``steps``."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 class Drawn(NamedTuple):
@@ -163,7 +176,7 @@ class History:
     """What happened, per epoch and network.
 
     ``train`` and ``validation`` risk (epochs, networks), NaN once stopped; ``learning_rate`` (epochs,) at the end of
-    each epoch; ``best_epoch`` (networks,), counted from 0.
+    each epoch, of networks that do not cool down; ``best_epoch`` (networks,), counted from 0.
     """
 
     train: NDArray[np.float64]
@@ -369,16 +382,29 @@ class _Optimiser:
         self.parameters.keep(rows)
         self.average, self.square = self.average[rows].contiguous(), self.square[rows].contiguous()
 
-    def apply(self, gradient: Tensor, rate: float) -> None:
-        """One step with the gradient (K, P), clipped by network."""
+    def rewind(self, row: int, values: Tensor) -> None:
+        """A network goes on from other weights (P,), without the momentum that led away from them."""
+        self.parameters.flat[row] = values
+        self.average[row] = 0
+
+    def apply(self, gradient: Tensor, rates: NDArray[np.float64]) -> None:
+        """One step with the gradient (K, P), clipped by network, at the rates (K,)."""
         if self.training.clip is not None:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient *= (self.training.clip / norm.clamp_min(1e-30)).clamp_max(1)
         self.step += 1
+        matrices = self.parameters.flat, gradient, self.average, self.square
+        if (rates == rates[0]).all():
+            self._adamw(matrices, rates[0])
+        else:  # the kernel takes one rate a call
+            for row, rate in enumerate(rates):
+                self._adamw([matrix[row] for matrix in matrices], rate)
+
+    def _adamw(self, tensors: Sequence[Tensor], rate: float) -> None:
+        flat, gradient, average, square = tensors
         torch._fused_adamw_(
-            [self.parameters.flat], [gradient], [self.average], [self.square], [], [self.step],
-            lr=rate, beta1=0.9, beta2=0.999, weight_decay=self.training.weight_decay, eps=1e-8,
-            amsgrad=False, maximize=False,
+            [flat], [gradient], [average], [square], [], [self.step], lr=float(rate), beta1=0.9, beta2=0.999,
+            weight_decay=self.training.weight_decay, eps=1e-8, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
@@ -424,6 +450,8 @@ class _Loop:
         self.best_buffers = {name: b.clone() for name, b in self.parameters.buffers.items()}
         self.best_risk = np.full(networks, np.inf)
         self.best_epoch = np.zeros(networks, np.int64)
+        self.cooled_from = np.full(networks, -1)  # the epoch in which each network's rate began to fall, if it did
+        self.cooled_best = np.zeros(networks, np.int64)  # the epoch to which it went back
         self.losses: list[NDArray[np.float64]] = []
         self.held_losses: list[NDArray[np.float64]] = []
 
@@ -462,13 +490,28 @@ class _Loop:
             for s in range(len(rows)):
                 batch = block.members(s * networks, (s + 1) * networks)
                 losses.append(self._step(batch, tuple(w[s] for w in weights), gradient, number))
-                self.optimiser.apply(gradient, self.training.rate(number, steps))
+                self.optimiser.apply(gradient, self._rates(number, steps))
                 number += 1
                 if self.average is not None:
                     # begins as the mean of all steps, so that the initial weights are soon forgotten
-                    memory = min(float(number), cast(float, self.training.average) * self.steps)
-                    self.average.lerp_(self.parameters.flat, 1 / max(memory, 1.0))
+                    begun = number - self.steps * np.maximum(self.cooled_from[self.active], 0)
+                    memory = np.clip(begun, 1.0, cast(float, self.training.average) * self.steps)
+                    share = torch.from_numpy(1 / memory).to(self.average)[:, None]
+                    self.average.lerp_(self.parameters.flat, share)
         return torch.stack(losses).cpu().double().mean(0).numpy()
+
+    def _rates(self, number: int, steps: int) -> NDArray[np.float64]:
+        """The rates (K,) of the active networks in a step."""
+        rates = np.full(len(self.active), self.training.rate(number, steps))
+        for k, n in enumerate(self.active):
+            if (begun := self.cooled_from[n]) >= 0:
+                first = self.training.rate((int(self.cooled_best[n]) + 1) * self.steps - 1, steps)
+                rates[k] = first * _falling(number + 1 - begun * self.steps, self._cooldown(begun) * self.steps + 1)
+        return rates
+
+    def _cooldown(self, begun: int) -> int:
+        """How many epochs it takes that began in an epoch: cut short where the schedule ends."""
+        return min(cast(int, self.training.cooldown), self.training.epochs - begun)
 
     def _complete(
         self, batch: Batch, weights: tuple[Tensor, ...], rows: Tensor, epoch: int | None
@@ -548,17 +591,32 @@ class _Loop:
             self.best_buffers[name][to] = buffer[which]
 
     def _stop(self) -> None:
-        """Networks without progress leave the batch."""
+        """Networks without progress cool down, or leave the batch."""
         patience = self.training.patience
         if patience is None or self.held is None:
             return
         on = self.epoch - 1 - self.best_epoch[self.active] < patience
+        if self.training.cooldown is not None:
+            for row in np.flatnonzero(~on & (self.cooled_from[self.active] < 0)):
+                self._cool(int(row))
+            begun = self.cooled_from[self.active]
+            on = (begun < 0) | (self.epoch - begun < self.training.cooldown)
         if not on.all():
             self.active = self.active[on]
             if len(self.active):
                 rows = torch.from_numpy(np.flatnonzero(on))
                 self.optimiser.keep(rows)
                 self.average = None if self.average is None else self.average[rows].contiguous()
+
+    def _cool(self, row: int) -> None:
+        """An active network goes back to its best weights, and its rate falls from now on."""
+        n = self.active[row]
+        self.cooled_from[n], self.cooled_best[n] = self.epoch, self.best_epoch[n]
+        self.optimiser.rewind(row, self.best[n])
+        for name, buffer in self.parameters.buffers.items():
+            buffer[row] = self.best_buffers[name][n]
+        if self.average is not None:
+            self.average[row] = self.best[n]
 
     def result(self) -> Trained:
         """The best states and the history."""
@@ -582,6 +640,7 @@ class _Loop:
         }  # fmt: skip
         plain = {
             "active": self.active, "best_risk": self.best_risk, "best_epoch": self.best_epoch,
+            "cooled_from": self.cooled_from, "cooled_best": self.cooled_best,
             "train": np.array(self.losses), "validation": np.array(self.held_losses),
         }  # fmt: skip
         store.save(path, "checkpoint", spec, {**{n: t.cpu().numpy() for n, t in arrays.items()}, **plain})
@@ -590,6 +649,7 @@ class _Loop:
         tensors = {name: torch.from_numpy(np.array(a)).to(self.device) for name, a in arrays.items()}
         self.active, self.best_risk = np.array(arrays["active"]), np.array(arrays["best_risk"])
         self.best_epoch, self.best = np.array(arrays["best_epoch"]), tensors["best"]
+        self.cooled_from, self.cooled_best = np.array(arrays["cooled_from"]), np.array(arrays["cooled_best"])
         self.losses, self.held_losses = list(arrays["train"]), list(arrays["validation"])
         names = tuple(self.parameters.buffers)
         self.parameters.replace(tensors["flat"], {name: tensors[f"buffer.{name}"] for name in names})

@@ -307,6 +307,55 @@ def test_a_network_that_stops_leaves_the_others_alone() -> None:
     np.testing.assert_allclose(stopped.history.train[ran], on.history.train[: len(ran)][ran], rtol=1e-3)
 
 
+def test_a_network_without_progress_goes_back_and_cools_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rate falls from that of its best epoch as a cosine, from those weights; then it leaves.  The rest go on."""
+    resample, data = Resample(seed=1, members=4, validation=0.5), sample(60)
+    training = Training(epochs=40, batch=16, learning_rate=0.03, patience=2, cooldown=3)
+    seen: list[tuple[Any, Tensor, Tensor]] = []  # rates, weights before and after each step
+    apply = train._Optimiser.apply
+
+    def recorded(self: Any, gradient: Tensor, rates: Any) -> None:
+        before = self.parameters.flat.clone()
+        apply(self, gradient, rates)
+        seen.append((rates, before, self.parameters.flat.clone()))
+
+    monkeypatch.setattr(train._Optimiser, "apply", recorded)
+    history = run(resample, training, data=data).history
+    steps = len(seen) // len(history.train)
+    lasts = np.isfinite(history.train).sum(0)  # epochs that each network took part in
+    assert len(set(lasts)) > 1
+    active = [np.flatnonzero(np.isfinite(row)) for row in history.train]
+    for n, last in enumerate(lasts):
+        begun = int(last) - 3
+        best = begun - 3  # the epoch that two more did not improve on
+        assert best == np.argmin(history.validation[:begun, n])
+        rows = [int(np.searchsorted(active[i // steps], n)) for i in range(last * steps)]
+        weights = [(before[row], after[row]) for (_, before, after), row in zip(seen, rows, strict=False)]
+        torch.testing.assert_close(weights[begun * steps][0], weights[(best + 1) * steps - 1][1], rtol=0, atol=0)
+        rates = np.array([r[row] for (r, _, _), row in zip(seen, rows, strict=False)])
+        every = np.array([training.rate(i, 40 * steps) for i in range(begun * steps)])
+        np.testing.assert_allclose(rates[: begun * steps], every, rtol=1e-6)
+        falling = 0.5 * (1 + np.cos(np.pi * np.arange(1, 3 * steps + 1) / (3 * steps + 1)))
+        np.testing.assert_allclose(rates[begun * steps :], every[(best + 1) * steps - 1] * falling, rtol=1e-6)
+        assert history.best_epoch[n] == np.argmin(history.validation[:last, n])
+
+
+def test_cooling_down_brings_networks_nearer_to_the_exact_ratio() -> None:
+    """A large rate hovers about the minimum, log ratio x0 + x1 of `sample`; cooled down they get nearer."""
+    data, resample = sample(4000), Resample(seed=1, members=8, validation=0.2)
+    noisy = Training(epochs=30, batch=16, learning_rate=0.05, warmup=0.05, patience=3)
+    x = torch.randn(4000, D, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    stack = SPEC.stack(Features(["a", "b"]).shape)
+
+    def errors(training: Training) -> Tensor:
+        state = {name: t.double() for name, t in run(resample, training, data=data).state.items()}
+        return (stack(state, Batch(x.expand(8, -1, -1), {})) - x.sum(1)).square().mean(1)
+
+    stopped, cooled = errors(noisy), errors(replace(noisy, cooldown=5))
+    gain = stopped.log() - cooled.log()
+    assert gain.mean() > 3 * gain.std() / 8**0.5
+
+
 def test_without_validation_the_last_weights_are_kept() -> None:
     trained = run(Resample(seed=1, members=2, validation=0), SHORT)
     assert trained.history.best_epoch.tolist() == [2, 2]
@@ -320,8 +369,8 @@ def test_the_average_of_the_weights_is_kept(average: float, monkeypatch: pytest.
     seen: list[Tensor] = []
     apply = train._Optimiser.apply
 
-    def recorded(self: Any, gradient: Tensor, rate: float) -> None:
-        apply(self, gradient, rate)
+    def recorded(self: Any, gradient: Tensor, rates: Any) -> None:
+        apply(self, gradient, rates)
         seen.append(self.parameters.flat.clone().double())
 
     monkeypatch.setattr(train._Optimiser, "apply", recorded)
@@ -345,7 +394,7 @@ def test_clipping_bounds_each_networks_gradient() -> None:
     )
     gradient = torch.ones_like(parameters.flat) * torch.tensor([[10.0], [1e-3]])
     size = parameters.flat.shape[1]
-    train._Optimiser(parameters, Training(clip=1.0)).apply(gradient, 1e-3)
+    train._Optimiser(parameters, Training(clip=1.0)).apply(gradient, np.array([1e-3, 1e-3]))
     np.testing.assert_allclose(gradient.norm(dim=1), [1.0, 1e-3 * size**0.5], rtol=1e-5)
     free, tight = (run(Resample(seed=1), replace(SHORT, clip=c)) for c in (None, 1e-9))
     start = SPEC.stack(Features(["a", "b"]).shape).initial(1, [0])["layer.0.weight"]
@@ -353,19 +402,22 @@ def test_clipping_bounds_each_networks_gradient() -> None:
     assert moved[1] < 0.5 * moved[0]  # below eps of Adam the steps shrink with the gradient
 
 
-def test_adamw_is_torchs() -> None:
+@pytest.mark.parametrize("rates", [(0.01, 0.01), (0.01, 0.003)], ids=["one rate", "a rate a network"])
+def test_adamw_is_torchs(rates: tuple[float, float]) -> None:
     """The fused kernel that the loop calls directly, against torch.optim.AdamW."""
     stack = SPEC.stack(Features(["a", "b"]).shape)
     parameters = train._Parameters(stack, stack.initial(1, [0, 1]))
-    reference = nn.Parameter(parameters.flat.clone())
-    optimiser = torch.optim.AdamW([reference], lr=0.01, weight_decay=0.1, fused=True)
-    ours = train._Optimiser(parameters, Training(learning_rate=0.01, weight_decay=0.1))
+    reference = [nn.Parameter(row.clone()) for row in parameters.flat]
+    groups = [{"params": [row], "lr": rate} for row, rate in zip(reference, rates, strict=True)]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.1, fused=True)
+    ours = train._Optimiser(parameters, Training(weight_decay=0.1))
     for seed in range(5):
-        gradient = torch.randn(reference.shape, generator=torch.Generator().manual_seed(seed))
-        reference.grad = gradient.clone()
+        gradient = torch.randn(parameters.flat.shape, generator=torch.Generator().manual_seed(seed))
+        for row, own in zip(reference, gradient, strict=True):
+            row.grad = own.clone()
         optimiser.step()
-        ours.apply(gradient, 0.01)
-    assert torch.equal(reference.detach(), parameters.flat)
+        ours.apply(gradient, np.array(rates))
+    torch.testing.assert_close(torch.stack([row.detach() for row in reference]), parameters.flat, rtol=1e-6, atol=1e-7)
 
 
 def test_the_loop_reaches_the_exact_minimum_of_a_convex_risk() -> None:
@@ -421,14 +473,16 @@ def killed_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "average"), [(SPEC, None), (BATCHNORM, None), (SPEC, 0.5)], ids=["MLP", "BatchNorm", "average"]
+    ("network", "average", "cooldown"),
+    [(SPEC, None, None), (BATCHNORM, None, None), (SPEC, 0.5, None), (BATCHNORM, 0.5, 3)],
+    ids=["MLP", "BatchNorm", "average", "cooldown"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(
-    network: Any, average: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Any, average: float | None, cooldown: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted once before and once after the first networks have left by patience."""
     resample, data = Resample(seed=1, members=3, folds=2, validation=0.4, bootstrap=True), sample(100)
-    training = Training(epochs=14, batch=16, learning_rate=0.05, patience=2, average=average)
+    training = Training(epochs=14, batch=16, learning_rate=0.05, patience=2, average=average, cooldown=cooldown)
     whole = run(resample, training, network=network, data=data)
     lasts = np.isfinite(whole.history.train).sum(0)
     first = int(lasts.min()) + 1  # epochs until the first network has left, and one more
@@ -527,6 +581,8 @@ def test_training_learns() -> None:
         ({"epochs": 0}, "expected epochs to be an integer of at least 1, found 0"),
         ({"batch": 12.5}, "expected batch to be an integer of at least 1, found 12.5"),
         ({"patience": 0}, "expected patience"),
+        ({"cooldown": 0, "patience": 1}, "expected cooldown"),
+        ({"cooldown": 3}, "cooldown=3 begins where patience ends"),
         ({"chunk": -1}, "expected chunk"),
         ({"learning_rate": 0.0}, "expected learning_rate to be positive, found 0.0"),
         ({"learning_rate": float("nan")}, "expected learning_rate to be positive, found nan"),

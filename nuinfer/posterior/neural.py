@@ -242,16 +242,16 @@ def schedule(simulations: int, validation: bool = True) -> Training:
     """How a posterior is trained from so many simulations, unless the user says otherwise.
 
     Small samples take small batches, whose noise keeps a network from learning them by heart; the weights are averaged
-    over five epochs, which makes up for it, and a network stops when ten epochs did not improve it on held-out rows.
-    Chosen by log q of other simulations on the tasks of ``benchmarks/sbibm.py``.
+    over five epochs, which makes up for it.  A network that five epochs did not improve on held-out rows cools down
+    from its best weights over ten more.  Chosen by log q of other simulations on the tasks of ``benchmarks/sbibm.py``.
 
     >>> schedule(10_000).batch, schedule(1_000_000).epochs
     (128, 10)
     """
     batch = 32 if simulations < 3_000 else 128 if simulations < 30_000 else 256
     epochs = max(10, min(100, 5_000_000 // max(simulations, 1)))
-    patience = 10 if validation else None
-    return Training(epochs=epochs, batch=batch, learning_rate=1e-2, average=min(5.0, epochs / 10), patience=patience)
+    stopping = {"patience": 5, "cooldown": 10} if validation else {}
+    return Training(epochs=epochs, batch=batch, learning_rate=1e-2, average=min(5.0, epochs / 10), **stopping)
 
 
 def _weighted(simulations: Events, prior: Prior, proposal: Prior | None) -> Events:
