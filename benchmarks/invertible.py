@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from nuinfer import Events
 from nuinfer.density import NSF, fit_density
-from nuinfer.invertible import Discrepancy, Likelihood, discrepancy, fit_invertible
+from nuinfer.invertible import Discrepancy, Likelihood, fit_invertible
+from nuinfer.invertible.losses import discrepancy
 from nuinfer.simulators import InverseKinematics
 from nuinfer.train import Training
 

@@ -53,6 +53,7 @@ _MODULES = (
     "plots",
     "posterior",
     "ratio",
+    "records",
     "resample",
     "simulators",
     "store",

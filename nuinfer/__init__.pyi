@@ -16,6 +16,7 @@ from . import nets as nets
 from . import plots as plots
 from . import posterior as posterior
 from . import ratio as ratio
+from . import records as records
 from . import resample as resample
 from . import simulators as simulators
 from . import store as store

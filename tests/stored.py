@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from iminuit.cost import Cost
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from torch import Tensor, distributions
 
-from nuinfer import MLP, Events, Ragged, Training, Trees, tasks
+from nuinfer import MLP, Events, Ragged, Training, Trees, diagnostics, tasks
 from nuinfer.density import NSF, Density, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
@@ -52,8 +53,11 @@ from nuinfer.invertible import Coupling, Invertible, fit_invertible
 from nuinfer.likelihood import BinnedMixture, LogNormal, Mixture, Normal, Process, Template, Workspace
 from nuinfer.nets import Scale, Standardise
 from nuinfer.posterior import (
+    CalibratedSets,
     FittedRate,
     Likelihood,
+    Posterior,
+    Prior,
     RatioPosterior,
     fit_likelihood,
     fit_posterior,
@@ -273,6 +277,66 @@ def ratio_posterior() -> RatioPosterior:
     return replace(fitted, ratio=parametrised_ratio())
 
 
+# -- diagnostics: theta ~ N(0, 1), x = theta + N(0, 1), and its posterior N(x / 2, 1 / 2) ------------------------------
+
+
+class Halved(Posterior):
+    """Its draws lie at the middle of equal parts of its probability."""
+
+    def __init__(self) -> None:
+        self.prior = Prior.of({"mu": distributions.Normal(0.0, 1.0)})
+
+    def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
+        z = stats.norm.ppf((np.arange(n) + 0.5) / n)
+        return np.asarray((observations.flat("x")[:, None] / 2 + np.sqrt(0.5) * z)[..., None])
+
+    def log_probs(self, theta: ArrayLike, observations: Events) -> Floats:
+        off = np.asarray(theta)[..., 0] - observations.flat("x")[:, None] / 2
+        return np.asarray(-(off**2) - 0.5 * np.log(np.pi))
+
+
+SHARES = (np.arange(60) + 0.5) / 60
+
+
+def judged() -> Events:
+    """60 simulations whose truths lie at as many even shares of their posteriors."""
+    x = np.tile(np.linspace(-2, 2, 12), 5)
+    return Events({"mu": x / 2 + np.sqrt(0.5) * stats.norm.ppf(SHARES), "x": x})
+
+
+def replicated() -> diagnostics.Predictive:
+    """Of theta itself in the place of x, with two replicas of three of weight 2."""
+    return diagnostics.predictive(
+        Halved(), Events({"x": [1.0]}), lambda theta, _: Events({"x": theta[:, 0]}, weight=1 + (np.arange(30) % 3 > 0)),
+        draws=30,
+    )  # fmt: skip
+
+
+def weighted() -> diagnostics.Importance:
+    def log_likelihood(theta: Floats) -> Floats:
+        return np.asarray(stats.norm.logpdf(1.0, theta[:, 0], 1.0))
+
+    return diagnostics.importance(Halved(), Events({"x": [1.0]}), log_likelihood, draws=50)
+
+
+def covered() -> diagnostics.Coverage:
+    return diagnostics.coverage(Halved(), judged(), levels=[0.5, 0.9], draws=199, by="x", regions=2)
+
+
+DIAGNOSTICS: dict[str, Callable[[], Saved]] = {
+    "sbc": lambda: diagnostics.sbc(Halved(), judged()), "pull": lambda: diagnostics.sbc(Halved(), judged()).pulls[0],
+    "expected_coverage": covered, "coverage_region": lambda: covered().regions[0],
+    "tarp": lambda: diagnostics.tarp(Halved(), judged(), references=np.full((60, 1), -100.0)),
+    "predictive": replicated, "importance": weighted,
+    "lc2st": lambda: diagnostics.LC2ST(np.array([0.1]), np.array([[0.0, 0.05, 0.2]]), np.array([0.5])),
+    "out_of_distribution": lambda: diagnostics.out_of_distribution(np.linspace(-1, 1, 81)[:, None], [[0.0], [3.0]]),
+    "calibrated_sets": lambda: CalibratedSets(Halved(), critical(), ("mu",), "waldo", 100),
+}  # fmt: skip
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
 def belt() -> Neyman:
     return neyman(Normal("mu", 0.5), {"mu": np.linspace(-2, 3, 6)}, toys=60, seed=1, cls=(0.68,), progress=False)
 
@@ -339,6 +403,7 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "upper_limit": lambda: upper_limit(counted(), "mu"),
     "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),
     "bounded_interval": lambda: bounded_interval(counted(), "mu"), "training_uncertainty": trained,
+    **DIAGNOSTICS,
 }  # fmt: skip
 
 

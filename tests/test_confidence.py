@@ -6,6 +6,9 @@ at theta is a noncentral chi2 of one degree of freedom with noncentrality theta^
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
@@ -112,6 +115,43 @@ def test_nuisances_are_projected() -> None:
     t = (0.25 - grid) ** 2 / 0.5
     np.testing.assert_allclose(found.observed, t, atol=0.02)
     assert "mu by waldo" in repr(sets)
+
+
+class Drawn(Exact):
+    """The same by random draws."""
+
+    def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
+        noise = np.random.default_rng(seed).standard_normal((len(observations), n, 1))
+        return np.asarray(observations["x"][:, None, None] / 2 + np.sqrt(0.5) * noise)
+
+
+def test_the_seed_of_the_draws(sets: CalibratedSets) -> None:
+    """Of a posterior that is drawn from, t depends on the draws: the same seed means the same t everywhere."""
+    drawn, at, grid = replace(sets, posterior=Drawn()), Events({"x": [1.5]}), np.linspace(-2, 2, 41)
+    own = [drawn.observed(grid[None, :, None], at, seed=seed)[0] for seed in (0, 1)]
+    assert np.abs(own[0] - own[1]).max() > 0.01
+    for seed in (0, 1):
+        found = drawn.confidence_set(at, {"mu": grid}, cl=0.68, seed=seed)
+        np.testing.assert_array_equal(found.observed, own[seed])
+        inside = drawn.contains({"mu": grid}, at, cl=0.68, seed=seed)
+        np.testing.assert_array_equal(inside, found.accepted)
+    # 300 draws: the mean is known to 0.7/sqrt(300), the variance to 8%
+    exact = (0.75 - grid) ** 2 / 0.5
+    assert (np.abs(own[1] - exact) < 4 * (0.082 * exact + 2 * np.sqrt(2 * exact / 300) + 0.01)).all()
+
+
+def test_files(sets: CalibratedSets, tmp_path: Path) -> None:
+    sets.save(tmp_path / "sets.safetensors")
+    again = CalibratedSets.load(tmp_path / "sets.safetensors", Exact())
+    at, grid = Events({"x": [1.5]}), np.linspace(-2, 2, 41)
+    one, two = (s.confidence_set(at, {"mu": grid}, cl=0.9) for s in (sets, again))
+    np.testing.assert_array_equal(one.observed, two.observed)
+    np.testing.assert_array_equal(one.critical, two.critical)
+    assert (again.interest, again.statistic, again.draws, again.critical.cls) == (("mu",), "waldo", 300, (0.68, 0.9))
+    with pytest.raises(ValueError, match="sets were calibrated with, Exact of mu, found Exact of mu, n0"):
+        CalibratedSets.load(tmp_path / "sets.safetensors", Exact(1))
+    with pytest.raises(ValueError, match="Exact of mu, found Drawn of mu"):
+        CalibratedSets.load(tmp_path / "sets.safetensors", Drawn())
 
 
 def test_bad_input(sets: CalibratedSets) -> None:

@@ -184,7 +184,7 @@ def test_bad_simulations_are_refused() -> None:
         diagnostics.sbc(EXACT, events.keep(["theta0", "x0"]))
     with pytest.raises(ValueError, match="expected columns of observations"):
         diagnostics.sbc(EXACT, events.keep(NAMES))
-    with pytest.raises(ValueError, match="parameters of the simulations: expected finite"):
+    with pytest.raises(ValueError, match="simulations: column 'theta0': expected finite"):
         diagnostics.sbc(EXACT, events.with_columns(theta0=np.full(50, np.nan)))
     with pytest.raises(ValueError, match="positive total weight"):
         diagnostics.sbc(EXACT, events.with_weight(-1.0))
@@ -255,6 +255,32 @@ def test_local_coverage_sees_what_the_average_hides() -> None:
     exact = diagnostics.coverage(EXACT, simulations(4000, seed=7), by="x0", regions=4)
     assert all((np.abs(part.observed - exact.levels) < 4.5 * part.error).all() for part in exact.regions)
     assert "x0 in [" in str(exact)
+
+
+def test_errors_where_all_or_none_are_covered() -> None:
+    """Not 0, but those of a binomial number of few simulations."""
+    for seed in range(20):
+        found = diagnostics.coverage(EXACT, simulations(12, seed), levels=[0.05, 0.95], by="x0", regions=2)
+        for value, error, n in ((found.observed, found.error, 12), (found.central, found.central_error, 12),
+                                *((part.observed, part.error, part.size) for part in found.regions)):  # fmt: skip
+            share = np.clip(value, 0, 1)
+            least = np.sqrt((n * share + 1) * (n * (1 - share) + 1) / n) / (n + 2)
+            assert (error >= least * (1 - 1e-9)).all()
+        assert (np.abs(found.observed - found.levels) < 4 * found.error).all()
+
+
+def test_few_simulations_decide_nothing() -> None:
+    few = simulations(30)
+    for test in (diagnostics.sbc, diagnostics.coverage, diagnostics.tarp):
+        found: Any = test(EXACT, few)
+        assert found.p_value > 0.01
+        assert "too few simulations to decide, 50 are the least" in str(found)
+        gross: Any = test(Wrong(shift=8.0), few)  # which is seen nevertheless
+        assert "too few" not in str(gross)
+        assert "too few" not in str(test(EXACT, simulations(60)))
+    assert "too few simulations" in str(diagnostics.coverage(Wrong(shift=8.0), simulations(5)))
+    with pytest.raises(ValueError, match="simulations: expected at least 20, from which reference points are chosen"):
+        diagnostics.tarp(EXACT, simulations(5))
 
 
 def test_bad_levels_are_refused() -> None:
@@ -472,6 +498,58 @@ def test_predictive_p_values_are_uniform_where_theta_is_not_fitted() -> None:
         assert stats.kstest(column - 0.005, "uniform").pvalue > 1e-4
 
 
+def test_weights_of_replicas_count() -> None:
+    """Replicas of N(0, 2^2) with the weights that make them N(0, 1): 2 has a p-value of 0.0455, not 0.32."""
+
+    def wide(theta: Any, rng: np.random.Generator) -> Events:
+        x = 2 * rng.normal(size=len(theta))
+        return Events({"x": x}, weight=7 * np.exp(-0.375 * x**2))
+
+    def heavy(theta: Any, rng: np.random.Generator) -> Events:
+        return wide(theta, rng).with_weight(1.0)
+
+    observed = Events({"x": [2.0], "x0": [0.0], "x1": [0.0], "x2": [0.0]})
+    only: dict[str, Any] = {"statistics": {"x": lambda e: e.flat("x")}, "draws": 20_000}
+    found = diagnostics.predictive(EXACT, observed, wide, **only)
+    exact, size = 2 * stats.norm.sf(2), float(metrics.effective_size(found.weight))
+    assert abs(found.p_values[0] - exact) < 4 * np.sqrt(2 * exact / size)
+    assert abs(found.p_value - exact) < 4 * np.sqrt(2 * exact / size)
+    assert abs(diagnostics.predictive(EXACT, observed, heavy, **only).p_values[0] - 2 * stats.norm.sf(1)) < 0.02
+    assert f"{size:.0f} effective replicas" in str(found)
+    assert "expected" in str(found)
+    assert abs(float(str(found).split(" +- ")[1].split(",")[0]) - 1) < 0.05  # the width of N(0, 1)
+    far = diagnostics.predictive(EXACT, observed.with_columns(x=[50.0]), wide, **only)
+    assert far.p_values[0] == pytest.approx(2 / (1 + size))  # no more than as many replicas can say
+    with pytest.raises(ValueError, match="simulator: expected rows of a positive total weight, found -7"):
+        diagnostics.predictive(EXACT, observed, lambda t, rng: wide(t, rng).with_weight(-7 / len(t)), **only)
+
+
+def test_p_values_of_weighted_and_signed_replicas() -> None:
+    """An observation of N(0, 1)^2 among weighted replicas of N(0, 1.5^2)^2, and among others that cancel."""
+
+    def proposed(theta: Any, rng: np.random.Generator) -> Events:
+        x = 1.5 * rng.normal(size=(len(theta), 2))
+        return Events({"x": x[:, 0], "y": x[:, 1]}, weight=np.exp(-0.5 * (1 - 1 / 2.25) * (x**2).sum(1)))
+
+    def signed(theta: Any, rng: np.random.Generator) -> Events:
+        x, sign = rng.normal(size=(len(theta), 2)), np.ones(len(theta))
+        x[: len(x) // 2] += 3
+        sign[: len(x) // 4] = -1.0  # half of the moved ones, which undo the other half
+        return Events({"x": x[:, 0], "y": x[:, 1]}, weight=sign)
+
+    statistics = {name: (lambda e, name=name: e.flat(name)) for name in ("x", "y")}
+    even, rng = stats.norm.ppf((np.arange(150) + 0.5) / 150), np.random.default_rng(3)
+    pairs = np.stack([rng.permutation(even), rng.permutation(even)], 1)
+    for simulator in (proposed, signed):
+        p = []
+        for seed, (x, y) in enumerate(pairs):
+            observed = Events({"x": [x], "y": [y], "x0": [0.0], "x1": [0.0], "x2": [0.0]})
+            found = diagnostics.predictive(PRIOR, observed, simulator, statistics=statistics, draws=400, seed=seed)
+            p.append([*found.p_values, found.p_value])
+        for column in np.array(p).T:
+            assert stats.kstest(column, "uniform").pvalue > 1e-3
+
+
 def test_predictive_check_of_clouds_and_bad_simulators() -> None:
     observed = clouds(1, 16)
     found = diagnostics.predictive(
@@ -486,6 +564,13 @@ def test_predictive_check_of_clouds_and_bad_simulators() -> None:
         diagnostics.predictive(EXACT, simulations(2), simulate)
     with pytest.raises(ValueError, match="statistic 's': expected one number"):
         diagnostics.predictive(EXACT, simulations(1), simulate, statistics={"s": lambda e: 1.0})
+    with pytest.raises(
+        ValueError, match=r"statistic 's': .* found an array of shape \(1, 3\); of several numbers a row"
+    ):
+        diagnostics.predictive(EXACT, simulations(1), simulate, statistics={"s": lambda e: np.zeros((len(e), 3))})
+    with pytest.raises(ValueError, match="statistic 's': expected one number for each of 1 rows, found Ragged"):
+        diagnostics.predictive(CloudPosterior(), observed, lambda theta, rng: clouds(len(theta), 17), draws=50,
+                               statistics={"s": lambda e: e.ragged("hits.y")})  # fmt: skip
 
 
 # -- importance weights ------------------------------------------------------------------------------------------------
@@ -537,6 +622,9 @@ def test_bad_likelihoods_are_refused() -> None:
         diagnostics.importance(EXACT, observed, lambda theta: np.full(len(theta), np.nan))
     with pytest.raises(ValueError, match="expected one row"):
         diagnostics.importance(EXACT, simulations(2), lambda theta: np.zeros(len(theta)))
+    without: Any = CloudPosterior()
+    with pytest.raises(TypeError, match=r"expected one with a prior .* found CloudPosterior without"):
+        diagnostics.importance(without, clouds(1, 1), lambda theta: np.zeros(len(theta)))
 
 
 # -- outliers ----------------------------------------------------------------------------------------------------------
@@ -571,3 +659,6 @@ def test_bad_summaries_are_refused() -> None:
         diagnostics.out_of_distribution(good[:20], good)
     with pytest.raises(ValueError, match="summaries of the observations: expected finite"):
         diagnostics.out_of_distribution(good, [[np.nan, 0.0]])
+    with pytest.raises(ValueError, match="expected at least one that varies, found all 2 constant"):
+        diagnostics.out_of_distribution(np.ones((100, 2)), [[1.0, 2.0]])
+    assert diagnostics.out_of_distribution(good * [1, 0], [[0.0, 0.0]]).p_value[0] > 0.01  # one that does not

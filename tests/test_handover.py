@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from torch.distributions import Normal
 
 from nuinfer import Events, Features, Ragged, Training
@@ -74,6 +75,53 @@ def test_sbi_judges_tarp(width: float, good: bool) -> None:
     _, p = check_tarp(coverage, alpha)
     assert float((coverage - alpha).abs().max()) < 0.1 if good else float((coverage - alpha).abs().max()) > 0.1
     assert np.isfinite(p)
+
+
+@pytest.mark.parametrize(("width", "good"), [(1.0, True), (0.4, False)])
+def test_sbi_judges_one_observation(width: float, good: bool) -> None:
+    """L-C2ST of sbi on draws of the exact posterior, and on those of one that is too narrow."""
+    from sbi.diagnostics.lc2st import LC2ST
+
+    theta, x = tensors(PROBLEM.simulate(400, 3))
+    handed = to_sbi(Exact(width), ["x0", "x1"])
+    torch.manual_seed(1)
+    drawn = handed.sample_batched((1,), x)[0]
+    options = {"hidden_layer_sizes": (16,), "max_iter": 60, "solver": "lbfgs"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 60 iterations are enough here, and no convergence
+        judge = LC2ST(theta, x, drawn, seed=1, num_trials_null=19, classifier="mlp", classifier_kwargs=options)
+        judge.train_on_observed_data(verbosity=0).train_under_null_hypothesis(verbosity=0)
+    at = torch.zeros(1, 2)
+    p = judge.p_value(handed.sample((200,), x=at), at)
+    assert p > 0.05 if good else p == 0
+
+
+def test_float32_keeps_draws_inside_the_prior() -> None:
+    """Between 0.1 and 1.2: float32(1.2) lies outside, where the posterior has no density."""
+
+    class Flat(Posterior):
+        def __init__(self) -> None:
+            self.prior = Prior.of({"t": (0.1, 1.2), "free": Normal(0.0, 1.0)})
+
+        def draws(self, n: int, observations: Events, *, seed: int = 0) -> NDArray[np.float64]:
+            ends = np.nextafter([0.1, 1.2], [1.0, 0.0])
+            return np.stack([np.resize(ends, (len(observations), n)), np.zeros((len(observations), n))], -1)
+
+        def log_probs(self, theta: ArrayLike, observations: Events) -> NDArray[np.float64]:
+            return np.asarray(self.prior.log_prob(theta))
+
+    handed, x = to_sbi(Flat(), ["x"]), torch.zeros(1, 1)
+    drawn = handed.sample((10,), x=x)
+    assert drawn.dtype == torch.float32
+    assert ((drawn[:, 0].double() > 0.1) & (drawn[:, 0].double() < 1.2)).all()
+    assert handed.log_prob(drawn, x=x).isfinite().all()
+    edges = torch.tensor([[0.1, 0.0], [1.2, 0.0]])  # as sbi's own priors give them
+    assert edges[1, 0].item() > 1.2
+    assert handed.log_prob(edges, x=x).isfinite().all()
+    assert handed.log_prob_batched(edges[:, None], x).isfinite().all()
+    beyond = torch.nextafter(edges, torch.tensor([[-1.0, 0.0], [2.0, 0.0]]))
+    assert torch.isneginf(handed.log_prob(beyond, x=x)).all()
+    np.testing.assert_allclose(handed.log_prob(edges, x=x), stats.norm.logpdf(0) - np.log(1.1), rtol=1e-6)
 
 
 def test_draws_and_densities_are_the_same() -> None:

@@ -12,19 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from nuinfer import Events, Training
-from nuinfer.invertible import (
-    Coupling,
-    CouplingStack,
-    Discrepancy,
-    Invertible,
-    Likelihood,
-    Loss,
-    Sizes,
-    _DiscrepancyLoss,
-    _Noise,
-    discrepancy,
-    fit_invertible,
-)
+from nuinfer.invertible import Coupling, Discrepancy, Invertible, Likelihood, fit_invertible
+from nuinfer.invertible.coupling import CouplingStack, Sizes
+from nuinfer.invertible.fitting import _Noise
+from nuinfer.invertible.losses import Loss, _DiscrepancyLoss, discrepancy
 from nuinfer.simulators import InverseKinematics, LinearGaussian
 
 Floats = NDArray[np.float64]

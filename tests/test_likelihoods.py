@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,47 @@ def test_without_a_rate_the_number_says_nothing() -> None:
     assert abs(np.diff(found)) < 1.5  # what the flow believes of a parameter without influence
     assert abs(np.diff(of_events().log_likelihood(theta, experiments([20], 0.5, 1)))) > 5
     assert likelihood.log_likelihood(theta, experiments([0], 0.5, 1)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("sampler", [Slice(sweeps=40), HMC(sweeps=40, warmup=40)], ids=["slice", "hmc"])
+def test_an_observation_without_events(sampler: Any) -> None:
+    """By its rate mu ~ U(5, 60) becomes a shifted exponential; without one the posterior is the prior."""
+    none = Events({"events.x": Ragged.of([[]])})
+    unweighted = Events({"events.x": Ragged.of([[0.3]]), "events.weight": Ragged.of([[0.0]])})
+    box = {"m": (-2.0, 2.0), "mu": (5.0, 60.0)}
+    even, falling = stats.uniform(5, 55), stats.expon(loc=5)
+    for likelihood, right, wrong in ((of_events(), falling, even), (Likelihood(of_events().density, "events"), even,
+                                                                    falling)):  # fmt: skip
+        for data in (none, unweighted):
+            draws = likelihood.posterior(box, sampler=sampler).draws(1280, data, seed=1)[0]
+            assert stats.kstest(draws[::4, 1], right.cdf).pvalue > 1e-4
+            assert stats.kstest(draws[::4, 1], wrong.cdf).pvalue < 1e-6
+            assert stats.kstest(draws[::4, 0], stats.uniform(-2, 4).cdf).pvalue > 1e-4
+
+
+def test_folds_are_averaged_for_an_observation() -> None:
+    """Also for one that has the id of a training event, whose own fold's flow would otherwise answer alone."""
+    simulations = PROBLEM.simulate(600, 1)
+    short = Training(epochs=3, batch=100, learning_rate=0.01)
+    likelihood = fit_likelihood(
+        simulations, PRIOR.names, X, folds=2, network=AFFINE, training=short, seed=1, progress=False
+    )
+    density, theta = likelihood.density, np.array([[0.3, -0.5]])
+    observation = simulations.select([3]).keep(X)
+    one = replace(density.resample, members=1, folds=1)
+    each = [
+        replace(density, resample=one, model=replace(density.model, state={
+            name: x[k : k + 1] for name, x in density.model.state.items()})).log_probs(
+                np.stack([observation[x] for x in X], 1)[None], Events({"theta0": [0.3], "theta1": [-0.5]}))[0, 0]
+        for k in range(2)
+    ]  # fmt: skip
+    assert abs(each[0] - each[1]) > 0.05
+    found = likelihood.log_likelihood(theta, observation)[0]
+    assert found == pytest.approx(np.log(np.exp(each).mean()), abs=1e-4)
+    posterior = likelihood.posterior(PRIOR)
+    assert posterior.log_prob(theta, observation)[0] - PRIOR.log_prob(theta)[0] == pytest.approx(found, abs=1e-4)
+    known = density.log_prob(simulations.select([3]).with_columns(theta0=[0.3], theta1=[-0.5]))[0]
+    assert min(abs(known - e) for e in each) < 1e-4  # what out-of-fold evaluation gives
 
 
 # -- simulated experiments ---------------------------------------------------------------------------------------------

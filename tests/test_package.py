@@ -25,6 +25,7 @@ ORDER = [
     "hashing",
     "events",
     "store",
+    "records",
     "io",
     "tasks",
     "features",

@@ -62,7 +62,7 @@ def test_a_sharp_edge_of_draws_stays_sharp() -> None:
 
 def test_corner_marks_the_truth_and_names_the_axes() -> None:
     two = {"first": events(), "second": events(DRAWS + 1)}
-    axes = plots.corner(two, truth={"a": 0.5, "b": -1.0, "c": 0.0}, labels={"b": r"$\beta$"})
+    axes = plots.corner(two, truth={"a": 0.5, "b": -1.0}, labels={"b": r"$\beta$"})
     assert axes.shape == (2, 2)
     assert axes[0, 1] is None
     assert axes[1, 0].get_xlabel() == "a"
@@ -72,7 +72,22 @@ def test_corner_marks_the_truth_and_names_the_axes() -> None:
     (legend,) = axes[0, 0].figure.legends
     assert [t.get_text() for t in legend.get_texts()] == ["first", "second", "truth", "68%, 95% regions"]
     assert len(axes[0, 0].lines) == 3  # two densities and the truth
-    assert plots.corner(two, names=["b"]).shape == (1, 1)
+    assert plots.corner(two, names=["b"], truth={"a": 0.5}).shape == (1, 1)  # a column that is not shown
+
+
+def test_a_truth_beyond_the_draws_is_seen() -> None:
+    for far in (-40.0, 40.0):
+        axes = plots.corner(events(), truth={"a": far})
+        for ax in (axes[0, 0], axes[1, 0]):
+            low, high = ax.get_xlim()
+            assert low < far < high
+            assert low < 1.0 < high  # the draws too
+    near = plots.corner(events(), truth={"a": 1.0})[0, 0].get_xlim()
+    assert near == plots.corner(events())[0, 0].get_xlim()
+    with pytest.raises(KeyError, match="truth: expected names among a, b, found 'c'"):
+        plots.corner(events(), truth={"c": 0.0})
+    with pytest.raises(ValueError, match="truth: expected a finite value of 'a', found nan"):
+        plots.corner(events(), truth={"a": np.nan})
 
 
 def test_ranks_are_drawn_as_they_are() -> None:
@@ -82,7 +97,14 @@ def test_ranks_are_drawn_as_they_are() -> None:
     content = np.bincount(found.ranks[1] // 10, minlength=10) / 50
     (steps,) = [p for p in axes[0].patches if hasattr(p, "get_data")]
     np.testing.assert_allclose(steps.get_data().values, content)
-    with pytest.raises(ValueError, match="bins: expected a divisor of draws \\+ 1 = 100, found 7"):
+    # the p-value is that of these ten bins, not of the hundred of the result
+    chi2 = ((500 * content / 10 - 50) ** 2 / 50).sum()
+    assert axes[0].texts[0].get_text() == f"p = {stats.chi2.sf(chi2, 9):.2g}"
+    assert stats.chi2.sf(chi2, 9) / found.chi2_p_values[1] > 10
+    assert len(plots.sbc_ranks(diagnostics.sbc(EXACT, simulations(60)))[0].patches[1].get_data().values) == 10
+    with pytest.raises(ValueError, match="bins: expected a divisor of draws \\+ 1 = 100 from 2, found 1"):
+        plots.sbc_ranks(found, bins=1)
+    with pytest.raises(ValueError, match="bins: expected a divisor of draws \\+ 1 = 100 from 2, found 7"):
         plots.sbc_ranks(found, bins=7)
     with pytest.raises(KeyError, match="expected names among theta0, theta1, log q, found 'mu'"):
         plots.sbc_ranks(found, names=["mu"])

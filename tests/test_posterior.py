@@ -129,6 +129,20 @@ def test_the_maximum_and_the_regions(posterior: NeuralPosterior) -> None:
     assert {"theta1:", "90%"} <= set(str(region).split())
 
 
+def test_draws_at_the_edge_of_a_region_are_inside(posterior: NeuralPosterior) -> None:
+    """The edge is the density of a draw, which float32 gives in other last digits when it is asked about alone."""
+    for seed in range(10):
+        region = posterior.credible_region(
+            Events({"x0": [0.5], "x1": [-1.0]}), levels=(0.1, 0.5, 0.9), draws=101, seed=seed
+        )
+        held = region.log_prob >= region.thresholds[:, None]
+        assert held.sum(1).tolist() == [11, 51, 91]
+        alone = np.concatenate([region.contains(point) for point in region.draws[:, None]], 1)
+        assert alone[held].all()
+        assert (region.contains(region.draws) >= held).all()
+        assert alone.sum() - held.sum() <= 1  # and hardly another
+
+
 def test_no_mass_leaves_a_box() -> None:
     """A uniform prior whose edge cuts the likelihood: x = theta + N(0, 0.3^2), exact: a truncated normal."""
     rng = np.random.default_rng(1)

@@ -336,6 +336,12 @@ def test_truncated_priors_ask_for_their_condition():
         Prior.from_json(spec)
     with pytest.raises(ValueError, match="expected the condition that was saved"):
         Prior.from_json(spec, inside=lambda theta: theta[:, 0] < 0.5)
+    whole = _through_text(prior.base.to_json())
+    with pytest.raises(ValueError, match="expected the prior that was saved, without a condition"):
+        Prior.from_json(whole, distribution=prior)
+    with pytest.raises(ValueError, match="n: expected a whole number of draws from 0, found -1"):
+        prior.sample(-1, seed=1)
+    assert prior.sample(0, seed=1).shape == (0, 1)
 
 
 def _through_text(spec):

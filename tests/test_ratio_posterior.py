@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch.distributions import Gamma, Normal
 
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, losses
@@ -131,6 +133,38 @@ def test_events_sum_with_their_weights() -> None:
     found = posterior.log_prob(theta, data) - posterior.prior.log_prob(theta)
     each = np.stack([posterior.ratio.log(Events({"x": x}), at) for at in theta])
     assert np.allclose(found, each @ w + 3.5 * np.log(theta[:, 1]) - theta[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [Slice(sweeps=40), HMC(sweeps=40, warmup=40)], ids=["slice", "hmc"])
+def test_an_observation_without_events(sampler: Any) -> None:
+    """By its rate the flat prior of mu becomes an exponential; without one the posterior is the prior."""
+    none, box = Events({"events.x": Ragged.of([[]])}), Prior.of({"m": (-2.0, 2.0), "mu": (1.0, 60.0)})
+    even, falling = stats.uniform(1, 59), stats.expon(loc=1)
+    for rate, right, wrong in ((of_events().rate, falling, even), (None, even, falling)):
+        posterior = RatioPosterior(box, of_events().ratio, "events", rate, sampler)
+        draws = posterior.draws(1280, none, seed=1)[0, ::4, 1]
+        assert stats.kstest(draws, right.cdf).pvalue > 1e-4
+        assert stats.kstest(draws, wrong.cdf).pvalue < 1e-6
+
+
+def test_folds_are_averaged_for_an_observation() -> None:
+    """Also for one that has the id of a training event, whose own fold's network would otherwise answer alone."""
+    simulations = PROBLEM.simulate(600, 1)
+    posterior = fitted(simulations, PRIOR, X, folds=2, training=Training(epochs=3, batch=100))
+    ratio, theta = posterior.ratio, np.array([[0.3, -0.5]])
+    observation = simulations.select([3]).keep(X)
+    own = ratio.log(observation, theta[0])[0]  # by the network that has not seen it
+    other = ratio.learned.model
+    both = [
+        replace(ratio, learned=replace(ratio.learned, resample=replace(ratio.learned.resample, folds=1),
+                model=replace(other, state={name: x[k : k + 1] for name, x in other.state.items()}))).log(
+                    observation, theta[0])[0]
+        for k in range(2)
+    ]  # fmt: skip
+    assert abs(both[0] - both[1]) > 0.02
+    assert min(abs(own - e) for e in both) < 1e-5
+    found = posterior.log_prob(theta, observation)[0] - PRIOR.log_prob(theta)[0]
+    assert found == pytest.approx(np.log(np.exp(both).mean()), abs=1e-5)
 
 
 # -- the balance -------------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from scipy import stats
-from stored import DATA, MAKERS, main, simulation
+from stored import DATA, MAKERS, SHARES, Halved, main, simulation
 
 import nuinfer
-from nuinfer import Events, density, intervals, invertible, likelihood, posterior, ratio, store, tasks
+from nuinfer import Events, density, diagnostics, intervals, invertible, likelihood, posterior, ratio, store, tasks
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.result import Unfolded
 
@@ -429,6 +429,66 @@ def test_stored_ratio_posterior():
     logs = found.log_probs(theta, Events({"x": [2.0]}))[0]
     exact = stats.norm.logpdf(theta[0, :, 0]) + 1.5 * (0.5 + (theta[0, :, 0] - 0.5) / 4)
     np.testing.assert_allclose(np.diff(logs), np.diff(exact), rtol=1e-4)
+
+
+def test_stored_diagnostics_of_simulations():
+    """60 truths at even shares of the exact posterior: each rank, and each distance from far below, is that share."""
+    sbc = diagnostics.SBC.load(example("sbc"))
+    assert (sbc.names, sbc.draws, sbc.weight.tolist()) == (("mu", "log q"), 99, [1.0] * 60)
+    np.testing.assert_array_equal(sbc.ranks[0], [((np.arange(99) + 0.5) / 99 < u).sum() for u in SHARES])
+    assert sbc.chi2_p_values[0] > 0.999
+    pull = diagnostics.Pull.load(example("pull"))
+    assert pull == sbc.pulls[0]
+    assert (pull.mean, pull.width) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=0.05))
+    assert "ranks are uniform" in str(sbc)
+    found = diagnostics.Coverage.load(example("expected_coverage"))
+    assert (found.names, found.by, found.size) == (("mu",), "x", 60)
+    np.testing.assert_allclose(found.central, [[0.5, 0.9]], atol=0.01)
+    np.testing.assert_allclose(found.observed, [0.5, 0.9], atol=0.02)
+    np.testing.assert_allclose(found.error, np.sqrt(found.levels * (1 - found.levels) / 60), rtol=0.15)
+    part = diagnostics.CoverageRegion.load(example("coverage_region"))
+    assert [p.size for p in found.regions] == [29, 31]
+    assert (part.low, part.high) == (-2, found.regions[0].high)
+    np.testing.assert_array_equal(part.observed, found.regions[0].observed)
+    tarp = diagnostics.TARP.load(example("tarp"))
+    np.testing.assert_array_equal(tarp.ranks, sbc.ranks[0])
+    np.testing.assert_allclose(tarp.coverage, tarp.levels, atol=0.02)
+    assert tarp.p_value > 0.99
+
+
+def test_stored_diagnostics_of_an_observation():
+    """Of x = 1, whose posterior is N(1/2, 1/2), and p(x) = N(0, 2)."""
+    drawn = 0.5 + np.sqrt(0.5) * stats.norm.ppf((np.arange(30) + 0.5) / 30)
+    weight = np.array([1.0, 2.0, 2.0] * 10)
+    found = diagnostics.Predictive.load(example("predictive"))
+    np.testing.assert_allclose(found.replicas[:, 0], drawn, rtol=1e-12)
+    np.testing.assert_array_equal(found.weight, weight)
+    size = 50**2 / 90
+    tail = 1 + weight[drawn >= 1].sum() * 50 / 90
+    np.testing.assert_allclose(found.p_values, 2 * tail / (1 + size), rtol=1e-12)
+    exact = diagnostics.Importance.load(example("importance"))
+    assert exact.efficiency == pytest.approx(1)
+    assert exact.log_evidence == pytest.approx(stats.norm.logpdf(1.0, 0.0, np.sqrt(2.0)))
+    assert exact.pareto_k == -np.inf
+    assert exact.events().columns == ("mu",)
+    local = diagnostics.LC2ST.load(example("lc2st"))
+    assert (local.statistic.tolist(), local.null.tolist(), local.p_value.tolist()) == ([0.1], [[0.0, 0.05, 0.2]], [0.5])
+    assert "no sign" in str(local)
+    like = diagnostics.OutOfDistribution.load(example("out_of_distribution"))
+    assert like.simulations == 41
+    assert like.p_value[1] == pytest.approx(2 / 42)
+    assert like.distance[1] == pytest.approx(3 / np.sqrt(1 / 3), rel=0.2)
+    sets = posterior.CalibratedSets.load(example("calibrated_sets"), Halved())
+    inside = sets.contains({"mu": [0.5, 1.4, -1.9]}, Events({"x": [1.0]}), cl=0.68)
+    limit = 1 + 2 * unit(np.array([0.5, 1.4, -1.9]))
+    assert inside.tolist() == ((np.array([0.5, 1.4, -1.9]) - 0.5) ** 2 / 0.5 <= limit).tolist()
+    assert inside.tolist() == [True, False, False]
+
+
+def test_records_of_other_fields_are_refused(tmp_path):
+    diagnostics.LC2ST.load(example("lc2st")).save(tmp_path / "f")
+    with pytest.raises(ValueError, match="expected a file of kind 'tarp', found one of kind 'lc2st'"):
+        diagnostics.TARP.load(tmp_path / "f")
 
 
 def test_stored_invertible_rate_and_simulations():

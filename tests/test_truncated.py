@@ -107,16 +107,17 @@ def test_nothing_lies_outside_of_the_regions() -> None:
 # -- the truncated prior -----------------------------------------------------------------------------------------------
 
 
-class Disc:
+class Disc(Region):
     """In the place of a flow: a log density of -r^2 / 2 around (3, 0), so that a threshold is a radius."""
 
-    def log_probs(self, theta: Floats, observations: Events) -> Floats:
+    def log_q(self, theta: Floats) -> Floats:
         return np.asarray(-0.5 * ((theta - [3.0, 0.0]) ** 2).sum(-1))
 
 
-def disc(radius: float) -> Region:
-    low, high = np.array([3.0, 0.0]) - 1.1 * radius, np.array([3.0, 0.0]) + 1.1 * radius
-    return Region(Disc(), AT, -0.5 * radius**2, low, high)  # type: ignore[arg-type]
+def disc(radius: float, reach: float | None = None) -> Region:
+    size = 1.1 * radius if reach is None else reach
+    middle = np.array([3.0, 0.0])
+    return Disc(None, AT, -0.5 * radius**2, middle - size, middle + size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("radius", "boxed"), [(2.0, False), (0.4, True)])
@@ -159,17 +160,35 @@ def test_a_region_holds_one_minus_epsilon() -> None:
     problem = LinearGaussian([[1.0, 0.0], [0.0, 1.0]])
     posterior = fit_posterior(
         problem.simulate(1000, 1), {"theta0": Normal(0.0, 1.0), "theta1": Normal(0.0, 1.0)}, ["x0", "x1"],
-        network=NSF(transforms=1, width=8, depth=1), members=1, training=Training(epochs=3), progress=False,
+        network=OPTIONS["network"], members=1, training=Training(epochs=3), progress=False,
     )  # fmt: skip
     at = problem.simulate(1, 2).keep(["x0", "x1"])
     region = Region.of(posterior, at, 0.05, seed=3)
     held = region.contains(posterior.draws(4000, at, seed=4)[0]).mean()
     assert abs(held - 0.95) < 4 * np.sqrt(0.05 * 0.95 * (1 / 4000 + 1 / 10_000))
+    # with 1/11 of 9,999 the edge is the density of a draw, which is inside whoever else is asked about
+    for seed in range(8):
+        region = Region.of(posterior, at, 1 / 11, seed=seed)
+        draws = posterior.draws(10_000, at, seed=seed)[0]
+        inside, logs = region.contains(draws), posterior.log_probs(draws[None], at)[0]
+        assert inside.sum() == 10_000 - 909
+        edge = np.argsort(np.abs(logs - region.threshold))[:50]
+        assert (np.concatenate([region.contains(draws[[i]]) for i in edge]) == inside[edge]).all()
+    alone = np.concatenate([region.log_q(draws[[i]]) for i in edge])
+    assert np.abs(alone - region.log_q(draws)[edge]).max() < 1e-11
+    single = np.concatenate([posterior.log_prob(draws[[i]], at) for i in edge])
+    assert 1e-7 < np.abs(single - logs[edge]).max() < 1e-4  # of float32, which decides nothing here
+
+
+def test_draws_resolve_the_smallest_epsilon() -> None:
+    assert truncated._draws_for(2.5e-5) == 200_000
+    assert truncated._draws_for(1e-3) == 10_000
+    truncated._check(2, 100, 2.5e-5)
 
 
 def test_a_region_too_small_for_rejection() -> None:
     with pytest.raises(ValueError, match="truncated prior: expected some of the box around the region to lie inside"):
-        truncated._Support(PRIOR, (Region(Disc(), AT, -1e-6, np.full(2, -9.0), np.full(2, 9.0)),)).drawing(1)  # type: ignore[arg-type]
+        truncated._Support(PRIOR, (disc(1e-3, 6.9),)).drawing(1)
 
 
 # -- running, files, errors --------------------------------------------------------------------------------------------
@@ -248,6 +267,7 @@ def test_bad_input() -> None:
         ({"rounds": 0}, "rounds: expected a whole number of at least 1, found 0"),
         ({"simulations": 1.5}, r"simulations: expected a whole number of at least 1, found 1\.5"),
         ({"epsilon": 0.0}, "epsilon: expected a fraction between 0 and 0.5"),
+        ({"epsilon": 1e-6}, r"epsilon: expected at least 2\.5e-05, found 1e-06, .* takes 5,000,000 draws"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong(**options)()

@@ -42,7 +42,7 @@ def corner(posterior: NeuralPosterior, observation: nu.Events, exact: GridPoster
         "neural": posterior.sample(DRAWS, observation, seed=seed),
         "exact": nu.Events(dict(zip(PARAMETERS, true.T.copy(), strict=True))),
     }
-    axes = nu.plots.corner(samples, names=PARAMETERS, truth=TRUTH, labels=LABELS)
+    axes = nu.plots.corner(samples, names=PARAMETERS, truth={name: TRUTH[name] for name in PARAMETERS}, labels=LABELS)
     return Picture(
         "corner", axes[0, 0], "the posterior at the observation, neural and exact; the octants survive equally"
     )

@@ -36,8 +36,8 @@ class Size:
 
     simulations: int = 50_000
     test: int = 5000
-    epochs: int = 8
-    batch: int = 64  # as good as 20 passes with batches of 256, in half of the time
+    epochs: int = 16
+    batch: int = 128
     members: int = 5
     compared: int = 8  # observations whose exact posterior is worked out
     points: int = 61  # of its grid, a side
@@ -57,12 +57,13 @@ def fit(
     simulated: Simulations, size: Size, *, seed: int, checkpoint: Path | None = None, progress: bool = True
 ) -> NeuralPosterior:
     """q(theta | near, calibration, far events): each event goes through one small network, whose outputs are averaged;
-    their mean, the number of events and the flat columns give eight summaries, and these the flow.
+    their mean, the number of events and the flat columns give sixteen summaries, and these the flow.  Half of the
+    width, 16 outputs an event and eight summaries lose 0.05 nats more.
     """
-    embedding = nu.DeepSet(width=32, latent=16, pool="mean", head=nu.MLP(width=64, depth=2))
+    embedding = nu.DeepSet(width=64, latent=48, pool="mean", head=nu.MLP(width=64, depth=2))
     return fit_posterior(
-        seen(simulated.events), PRIOR, FEATURES, network=NSF(width=32), embedding=embedding, summaries=8,
-        members=size.members, training=nu.Training(epochs=size.epochs, batch=size.batch), seed=seed,
+        seen(simulated.events), PRIOR, FEATURES, network=NSF(width=32), embedding=embedding, summaries=16,
+        members=size.members, training=nu.Training(epochs=size.epochs, batch=size.batch, learning_rate=5e-3), seed=seed,
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
 

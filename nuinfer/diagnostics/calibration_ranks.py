@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from ..events import Events
+from ..records import Record
 from .samplers import Sampler, drawn, log_densities, observations_of, truths
-from .uniform import Band, Pull, band, chi2_p, pull
+from .uniform import Band, Pull, band, chi2_p, pull, verdict
 
 __all__ = ["SBC", "sbc"]
 
@@ -34,7 +35,7 @@ Quantity = Callable[[Floats, Events], Floats]
 
 
 @dataclass(frozen=True, eq=False)
-class SBC:
+class SBC(Record):
     """The ranks of N simulations and what they say; made by `sbc`.
 
     Attributes
@@ -48,11 +49,13 @@ class SBC:
     weight:
         Of the simulations (N,).
     chi2_p_values, ecdf_p_values:
-        That the ranks of each quantity are uniform (Q,), by a chi-squared of their histogram and by the largest
-        deviation of their distribution function.
+        That the ranks of each quantity are uniform (Q,), by a chi-squared of their histogram (of as many bins as leave
+        5 effective simulations each, with weights 100) and by the largest deviation of their distribution function.
     pulls:
         Mean and width of the pull behind the ranks of each quantity.
     """
+
+    _KIND = "sbc"
 
     names: tuple[str, ...]
     ranks: Ints
@@ -82,9 +85,8 @@ class SBC:
 
     def __str__(self) -> str:
         size = float(metrics.effective_size(self.weight))
-        head = f"SBC, {size:.0f} effective simulations of {self.draws} draws: p = {self.p_value:.2g}, " + (
-            "ranks are uniform" if self.p_value > 0.01 else "ranks are not uniform"
-        )
+        said = verdict(self.p_value, size, "ranks are uniform", "ranks are not uniform")
+        head = f"SBC, {size:.0f} effective simulations of {self.draws} draws: p = {self.p_value:.2g}, {said}"
         rows = zip(self.names, self.chi2_p_values, self.ecdf_p_values, self.pulls, strict=True)
         return "\n".join([head, *(f"  {name}: {_said(name, *row)}" for name, *row in rows)])
 

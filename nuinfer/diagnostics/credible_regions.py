@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from .. import metrics
 from ..errors import check_finite
 from ..events import Events
+from ..records import Record
 from .samplers import Sampler, drawn, log_densities, observations_of, truths
-from .uniform import band
+from .uniform import band, verdict
 
 __all__ = ["Coverage", "CoverageRegion", "coverage"]
 
@@ -33,11 +34,13 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class CoverageRegion:
+class CoverageRegion(Record):
     """The coverage of regions of highest density where a column lies between ``low`` and ``high``: (C,) each.
 
     ``size`` is the effective number of simulations.
     """
+
+    _KIND = "expected coverage of a part"
 
     low: float
     high: float
@@ -47,7 +50,7 @@ class CoverageRegion:
 
 
 @dataclass(frozen=True, eq=False)
-class Coverage:
+class Coverage(Record):
     """Made by `coverage`.
 
     Attributes
@@ -55,7 +58,8 @@ class Coverage:
     names, levels:
         P parameters, C nominal contents.
     observed, error:
-        Coverage of the regions of highest density of all parameters (C,), and its sampling error.
+        Coverage of the regions of highest density of all parameters (C,), and its sampling error, at least that of a
+        binomial number, which is not 0 where all or none are covered.
     central, central_error:
         That of the central intervals of each parameter (P, C).
     size:
@@ -65,6 +69,8 @@ class Coverage:
     by, regions:
         A column, and the coverage in parts of its range; None and () where none was given.
     """
+
+    _KIND = "expected coverage"
 
     names: tuple[str, ...]
     levels: Floats
@@ -78,11 +84,10 @@ class Coverage:
     regions: tuple[CoverageRegion, ...]
 
     def __str__(self) -> str:
-        verdict = "as it should be"
-        if self.p_value <= 0.01:
-            off = float(np.mean(self.observed - self.levels))
-            verdict = "too low: over-confident" if off < 0 else "too high: under-confident"
-        shown = [f"expected coverage, {self.size:.0f} effective simulations: p = {self.p_value:.2g}, {verdict}"]
+        off = float(np.mean(self.observed - self.levels))
+        wrong = "too low: over-confident" if off < 0 else "too high: under-confident"
+        said = verdict(self.p_value, self.size, "as it should be", wrong)
+        shown = [f"expected coverage, {self.size:.0f} effective simulations: p = {self.p_value:.2g}, {said}"]
         shown.append("  " + ", ".join(_row(self.levels, self.observed, self.error)))
         for name, value, error in zip(self.names, self.central, self.central_error, strict=True):
             shown.append(f"  {name}: " + ", ".join(_row(self.levels, value, error)))
@@ -154,13 +159,13 @@ def covered(rank: Ints, draws: int, low: Floats, high: Floats) -> Floats:
 
 
 def _mean(inside: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Weighted means (C,) of (N, C) and their errors; of few simulations at least that of a binomial number."""
+    """Weighted means (C,) of (N, C) and their errors, at least that of a binomial number of the effective size."""
     share = weight / weight.sum()
-    mean = share @ inside
-    few = (mean * len(share) + 1) / (len(share) + 2)  # where all or none are inside, the spread alone would be 0
+    mean, size = share @ inside, 1 / np.sum(share**2)
+    # where all or none are inside, the spread alone would be 0; signed weights may leave 0 to 1
+    few = (np.clip(mean, 0, 1) * size + 1) / (size + 2)
     spread = np.sqrt(((share[:, None] * (inside - mean)) ** 2).sum(0))
-    floor = np.sqrt(few * (1 - few) * np.sum(share**2))
-    return mean, np.where(spread > 0, spread, floor)
+    return mean, np.maximum(spread, np.sqrt(few * (1 - few) / size))
 
 
 def _parts(

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import metrics
 from ..events import Events
+from ..records import Record
 from .samplers import Sampler, drawn, log_densities
 
 __all__ = ["Importance", "importance", "pareto_k"]
@@ -46,7 +47,7 @@ class WithPrior(Sampler, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Importance:
+class Importance(Record):
     """Made by `importance`: M draws of theta (M, P) at one observation and their log weights (M,).
 
     Attributes
@@ -58,6 +59,8 @@ class Importance:
     pareto_k:
         Shape of the tail of the weights: below 0.7 they can be used.
     """
+
+    _KIND = "importance weights"
 
     names: tuple[str, ...]
     theta: Floats
@@ -117,12 +120,18 @@ def importance(
 
     Raises
     ------
+    TypeError
+        for a posterior without a prior.
     ValueError
         for more or fewer than one observation, a likelihood of another shape, one that is NaN or infinite, or that is
         zero at all draws.
     """
     if len(observation) != 1:
         raise ValueError(f"observation: expected one row, found {len(observation)}")
+    if not callable(getattr(getattr(posterior, "prior", None), "log_prob", None)):
+        raise TypeError(f"posterior: expected one with a prior that has log_prob, since its weights are prior x "
+                        f"likelihood / q, found {type(posterior).__name__} without; nuinfer.posterior.Prior is "
+                        f"one")  # fmt: skip
     theta = drawn(posterior, draws, observation, seed)
     log_q = log_densities(posterior, theta, observation)[0]
     empty = int((log_q <= -1e299).sum())

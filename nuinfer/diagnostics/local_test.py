@@ -23,6 +23,7 @@ from scipy import special
 
 from ..events import Events
 from ..features import Features, Inputs, Shape
+from ..records import Record
 from .samplers import Sampler, drawn, features_of, observations_of, truths
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class LC2ST:
+class LC2ST(Record):
     """Made by `lc2st`, for M observations.
 
     Attributes
@@ -48,6 +49,8 @@ class LC2ST:
     p_value:
         (1 + number of null values at least as large) / (1 + T), (M,): for each observation alone.
     """
+
+    _KIND = "lc2st"
 
     statistic: Floats
     null: Floats

@@ -25,6 +25,7 @@ from scipy import linalg
 from scipy.spatial import cKDTree
 
 from ..errors import check_finite
+from ..records import Record
 
 __all__ = ["OutOfDistribution", "out_of_distribution"]
 
@@ -32,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class OutOfDistribution:
+class OutOfDistribution(Record):
     """Made by `out_of_distribution`, for M observations; a small p-value means that the simulation is not like it.
 
     Attributes
@@ -44,6 +45,8 @@ class OutOfDistribution:
     simulations:
         Held-out ones; the smallest p-value is 2 / (1 + simulations).
     """
+
+    _KIND = "out of distribution"
 
     distance: Floats
     neighbour: Floats
@@ -81,7 +84,8 @@ def out_of_distribution(
     Raises
     ------
     ValueError
-        for shapes that do not fit, values that are not finite, or fewer than 40 simulations or 4 (S + k).
+        for shapes that do not fit, values that are not finite, fewer than 40 simulations or 4 (S + k), or summaries
+        that are all constant.
 
     >>> rng = np.random.default_rng(1)
     >>> found = out_of_distribution(rng.normal(size=(2000, 2)), [[0.0, 0.0], [5.0, 5.0]])
@@ -101,6 +105,9 @@ def out_of_distribution(
     check_finite("summaries of the observations", x)
     order = np.random.default_rng([seed, 7]).permutation(len(s))
     reference, held = s[order[: len(s) // 2]], s[order[len(s) // 2 :]]
+    if not (np.ptp(reference, axis=0) > 0).any():
+        raise ValueError(f"summaries of the simulations: expected at least one that varies, found all {s.shape[1]} "
+                         f"constant; they tell nothing of an observation")  # fmt: skip
     whiten = _whitening(reference)
     tree = cKDTree(whiten(reference))
     scores = [(linalg.norm(whiten(p), axis=1), tree.query(whiten(p), k=[neighbours])[0][:, 0]) for p in (x, held)]

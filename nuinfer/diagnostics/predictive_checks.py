@@ -5,6 +5,10 @@ twice the smaller of the shares of replicas with S_k at most, and at least, that
 together is the rank, among all replicas and the observation, of the Mahalanobis distance of the statistics (as normal
 scores of their ranks) from their common mean.
 
+Replicas count with their weights w, which may be signed, and the observation as one replica of n = (sum w)^2 / sum w^2,
+so that no p-value is below 2 / (1 + n), and 1 / (1 + n) for all statistics together.  A tail whose weights sum to less
+than nothing is an empty one.
+
 The observation has been used twice, for the posterior and for the check, so that these p-values lean towards 1/2: a
 small one says more than its number, a large one less.
 
@@ -19,10 +23,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, special, stats
+from scipy import linalg, special
 
 from ..errors import check_finite
 from ..events import Events
+from ..metrics import effective_size, weighted_mean
+from ..records import Record
 from .samplers import Sampler, drawn, moments_of
 
 __all__ = ["Predictive", "predictive"]
@@ -30,27 +36,34 @@ __all__ = ["Predictive", "predictive"]
 Floats = NDArray[np.float64]
 #: theta (B, P) and a generator of random numbers -> B rows of observations.
 Simulator = Callable[[Floats, np.random.Generator], Events | Mapping[str, Any]]
+#: Events -> a number for each row.
 Statistic = Callable[[Events], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictive:
-    """Made by `predictive`: S statistics of an observation (S,) and of B replicas (B, S).
+class Predictive(Record):
+    """Made by `predictive`: S statistics of an observation (S,) and of B replicas (B, S) with weights (B,).
 
     ``p_values`` (S,) are two-sided, ``p_value`` is that of all statistics together.
     """
 
+    _KIND = "predictive check"
+
     names: tuple[str, ...]
     observed: Floats
     replicas: Floats
+    weight: Floats
     p_values: Floats
     p_value: float
 
     def __str__(self) -> str:
         verdict = "the observation is like its replicas" if self.p_value > 0.01 else "the model does not fit"
-        lines = [f"posterior predictive check, {len(self.replicas)} replicas: p = {self.p_value:.2g}, {verdict}"]
-        for name, value, column, p in zip(self.names, self.observed, self.replicas.T, self.p_values, strict=True):
-            lines.append(f"  {name}: {value:.4g}, expected {column.mean():.4g} +- {column.std():.3g}, p = {p:.2g}")
+        size, mean = float(effective_size(self.weight)), weighted_mean(self.replicas, self.weight)
+        # of signed weights a sum of squares may come out negative where it is nearly 0
+        spread = np.sqrt(np.maximum(weighted_mean((self.replicas - mean) ** 2, self.weight), 0))
+        lines = [f"posterior predictive check, {size:.0f} effective replicas: p = {self.p_value:.2g}, {verdict}"]
+        for name, value, m, s, p in zip(self.names, self.observed, mean, spread, self.p_values, strict=True):
+            lines.append(f"  {name}: {value:.4g}, expected {m:.4g} +- {s:.3g}, p = {p:.2g}")
         return "\n".join(lines)
 
 
@@ -70,7 +83,8 @@ def predictive(
     observation:
         Events of one row.
     simulator:
-        A function of theta (B, P) and a numpy generator that gives B rows, as events or a mapping of columns.
+        A function of theta (B, P) and a numpy generator that gives B rows, as events, whose weights count, or a mapping
+        of columns.
     statistics:
         name -> function of events that gives a number for each row.  Left out: the flat columns, and of clouds the
         number of entries, their means and standard deviations.
@@ -80,8 +94,8 @@ def predictive(
     Raises
     ------
     ValueError
-        for an observation of other than one row, a simulator that gives other than B rows, or statistics that are not
-        one finite number a row.
+        for an observation of other than one row, a simulator that gives other than B rows or no positive total weight,
+        or statistics that are not one finite number a row.
     """
     if len(observation) != 1:
         raise ValueError(f"observation: expected one row, found {len(observation)}")
@@ -90,9 +104,13 @@ def predictive(
     replicas = found if isinstance(found, Events) else Events(found)
     if len(replicas) != draws:
         raise ValueError(f"simulator: expected {draws} rows, one for each theta, found {len(replicas)}")
+    if not replicas.sum_weights > 0:
+        raise ValueError(f"simulator: expected rows of a positive total weight, found {replicas.sum_weights:g}")
     seen, made = _alike(posterior, observation, replicas) if statistics is None else (observation, replicas)
     (names, observed), (_, values) = _values(seen, statistics), _values(made, statistics)
-    return Predictive(names, observed[0], values, _two_sided(observed[0], values), _together(observed, values))
+    every, weight = np.concatenate([observed, values]), _with_observation(replicas.weight)
+    p_values, p_value = _two_sided(every, weight), _together(every, weight)
+    return Predictive(names, observed[0], values, replicas.weight, p_values, p_value)
 
 
 def _alike(posterior: Sampler, observation: Events, replicas: Events) -> tuple[Events, Events]:
@@ -112,25 +130,54 @@ def _values(events: Events, statistics: Mapping[str, Statistic] | None) -> tuple
     else:
         if not statistics:
             raise ValueError("statistics: expected at least one, found none")
-        columns = {name: np.asarray(function(events), np.float64) for name, function in statistics.items()}
-        for name, column in columns.items():
-            if column.shape != (len(events),):
-                raise ValueError(f"statistic {name!r}: expected one number for each of {len(events)} rows, found shape "
-                                 f"{column.shape}")  # fmt: skip
+        columns = {name: _numbers(name, function(events), len(events)) for name, function in statistics.items()}
         names, values = tuple(columns), np.stack(list(columns.values()), 1)
     check_finite(f"statistics {', '.join(names)}", values)
     return names, values
 
 
-def _two_sided(observed: Floats, replicas: Floats) -> Floats:
-    sides = [1 + (replicas <= observed).sum(0), 1 + (replicas >= observed).sum(0)]
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(*sides) / (1 + len(replicas))))
+def _numbers(name: str, found: Any, rows: int) -> Floats:
+    """What a statistic gave, checked to be one number for each row."""
+    try:
+        column = np.asarray(found, np.float64)
+    except (TypeError, ValueError):  # of clouds, or lists of several lengths
+        column = np.empty(0)
+    if column.shape != (rows,):
+        what = f"an array of shape {column.shape}" if column.size and column.ndim else type(found).__name__
+        raise ValueError(f"statistic {name!r}: expected one number for each of {rows} rows, found {what}; of several "
+                         f"numbers a row, such as the bins of a histogram, make a statistic each")  # fmt: skip
+    return column
 
 
-def _together(observed: Floats, replicas: Floats) -> float:
+def _with_observation(weight: Floats) -> Floats:
+    """Weights (1 + B,) in units of that of the observation, which comes first."""
+    return np.concatenate([[1.0], weight * weight.sum() / np.sum(weight**2)])
+
+
+def _two_sided(every: Floats, weight: Floats) -> Floats:
+    """p-values (S,) of the first row among all (1 + B, S)."""
+    sides = [_tail(every <= every[0], weight), _tail(every >= every[0], weight)]
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(*sides)))
+
+
+def _tail(beyond: NDArray[np.bool_], weight: Floats) -> Floats:
+    """The share of the weights in a tail, which the observation is always in."""
+    return np.asarray(np.maximum(weight @ beyond, 1.0) / weight.sum())
+
+
+def _together(every: Floats, weight: Floats) -> float:
     """The rank of the observation's distance from the mean of all."""
-    every = np.concatenate([observed, replicas])
-    scores = special.ndtri((stats.rankdata(every, axis=0) - 0.5) / len(every))
-    scores -= scores.mean(0)
-    distance = np.einsum("ni,ij,nj->n", scores, linalg.pinvh(scores.T @ scores), scores)
-    return float(np.mean(distance >= distance[0] * (1 - 1e-12)))
+    size = np.abs(weight)  # any distance that does not know which row is the observation will do
+    scores = np.stack([special.ndtri(_middle_shares(column, size)) for column in every.T], 1)
+    scores -= weighted_mean(scores, size)
+    distance = np.einsum("ni,ij,nj->n", scores, linalg.pinvh((scores.T * size) @ scores), scores)
+    return min(1.0, float(_tail(distance >= distance[0] * (1 - 1e-12), weight)))
+
+
+def _middle_shares(values: Floats, weight: Floats) -> Floats:
+    """The share of the weights below each value (N,), and half of that at it."""
+    each, place = np.unique(values, return_inverse=True)
+    content = np.bincount(place, weight, minlength=len(each))
+    middle = (np.cumsum(content) - content / 2) / content.sum()
+    # a value of no weight at either end has a share of 0 or 1, whose score is infinite
+    return np.asarray(np.clip(middle, 1e-12, 1 - 1e-12)[place])

@@ -32,9 +32,10 @@ from scipy.spatial import cKDTree
 from .. import metrics
 from ..errors import check_finite
 from ..events import Events
+from ..records import Record
 from .credible_regions import covered
 from .samplers import Sampler, drawn, moments_of, observations_of, truths
-from .uniform import band
+from .uniform import band, verdict
 
 __all__ = ["TARP", "tarp"]
 
@@ -44,10 +45,11 @@ Ints = NDArray[np.int64]
 References = ArrayLike | Callable[[Events], ArrayLike]
 
 _BOOTSTRAPS = 200
+_LEAST = 20  # simulations: six in each part
 
 
 @dataclass(frozen=True, eq=False)
-class TARP:
+class TARP(Record):
     """Made by `tarp`.
 
     Attributes
@@ -63,6 +65,8 @@ class TARP:
     size:
         The effective number of simulations.
     """
+
+    _KIND = "tarp"
 
     levels: Floats
     coverage: Floats
@@ -81,8 +85,8 @@ class TARP:
 
     def __str__(self) -> str:
         worst = int(np.argmax(np.abs(self.coverage - self.levels)))
-        verdict = "on the diagonal" if self.p_value > 0.01 else "off the diagonal: this is not the posterior"
-        return (f"TARP, {self.size:.0f} effective simulations: p = {self.p_value:.2g}, {verdict}; largest deviation "
+        said = verdict(self.p_value, self.size, "on the diagonal", "off the diagonal: this is not the posterior")
+        return (f"TARP, {self.size:.0f} effective simulations: p = {self.p_value:.2g}, {said}; largest deviation "
                 f"{self.coverage[worst] - self.levels[worst]:+.3f} +- {self.error[worst]:.3f} at credibility "
                 f"{self.levels[worst]:.2f}")  # fmt: skip
 
@@ -112,9 +116,12 @@ def tarp(
     KeyError
         for simulations without a parameter's column.
     ValueError
-        for values that are not finite, or references of another shape.
+        for values that are not finite, references of another shape, or fewer than 20 simulations.
     """
     theta, observations = truths(posterior, simulations), observations_of(posterior, simulations)
+    if len(theta) < _LEAST:
+        raise ValueError(f"simulations: expected at least {_LEAST}, from which reference points are chosen, found "
+                         f"{len(theta)}")  # fmt: skip
     points, scale = _neighbours(theta, observations, seed)
     if references is not None:
         given = references(observations) if callable(references) else references

@@ -43,9 +43,9 @@ def truths(posterior: Sampler, simulations: Events) -> Floats:
     if len(simulations) < 2 or not simulations.weight.sum() > 0:
         raise ValueError(f"simulations: expected at least 2 with a positive total weight, found {len(simulations)} of "
                          f"total {simulations.weight.sum():g}")  # fmt: skip
-    theta = np.stack([np.asarray(simulations.flat(name), np.float64) for name in posterior.names], 1)
-    check_finite("parameters of the simulations", theta)
-    return theta
+    from ..ratio.parameters import column_values  # which loads torch
+
+    return column_values("simulations", simulations, posterior.names)
 
 
 def observations_of(posterior: Sampler, simulations: Events) -> Events:

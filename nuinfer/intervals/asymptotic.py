@@ -35,8 +35,8 @@ from scipy import optimize, stats
 
 from ..errors import NotConverged
 from ..likelihood.costs import asimov as asimov_data
+from ..records import Record
 from .fits import Limits, Point, Problem
-from .records import Record
 from .scans import Scan, level
 
 __all__ = [

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from ..errors import NotConverged, closest
 from ..likelihood.constraints import Constraint
 from ..likelihood.costs import NegativeDensity
+from ..records import Record
 from .minima import Crossing, Solved, Surface, minos_crossing, solve, solve_near
-from .records import Record
 
 __all__ = ["Calls", "Fit", "Point", "Problem", "fit"]
 

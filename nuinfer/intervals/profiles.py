@@ -28,8 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicHermiteSpline
 
 from .. import store
+from ..records import Record
 from .fits import Limits, Problem, check_names
-from .records import Record
 from .scans import Scan, level
 
 __all__ = ["Minos", "Profile", "Regions", "merged", "minos", "profile"]

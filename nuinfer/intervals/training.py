@@ -22,8 +22,8 @@ import numpy as np
 from iminuit.cost import Cost
 from numpy.typing import NDArray
 
+from ..records import Record
 from .fits import Fit, Limits, Problem
-from .records import Record
 
 __all__ = ["TrainingUncertainty", "training_uncertainty"]
 

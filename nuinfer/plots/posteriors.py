@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, stats
 
+from ..diagnostics.uniform import chi2_p, equal
 from ..events import Events
 from ..metrics import effective_size
 from .figures import BLUE, GREY, PALETTE, _Figure, headroom, one_panel, style
@@ -57,7 +58,7 @@ def corner(
     names:
         The parameters to show; all flat columns of the first sample, if not given.
     truth:
-        Values by name to mark; other names in it are passed over.
+        Values by name to mark, also of columns that are not shown; the axes reach as far as they do.
     levels:
         Up to three contents of the regions.
     labels:
@@ -73,7 +74,7 @@ def corner(
     Raises
     ------
     KeyError
-        for a sample without a parameter's column.
+        for a sample without a parameter's column, or a true value of what is no column.
     ValueError
         for no samples or more than six, levels outside (0, 1), or values that are not finite.
 
@@ -90,13 +91,13 @@ def corner(
         _check_events(label, events)
     known = tuple(names) or tuple(next(iter(shown.values())).columns)
     draws = {label: _columns(events, known) for label, events in shown.items()}
-    spans = [_span([(x[:, i], w) for x, w in draws.values()]) for i in range(len(known))]
+    marks = _marks(truth or {}, known, [name for events in shown.values() for name in events.columns])
+    spans = [_with(_span([(x[:, i], w) for x, w in draws.values()]), mark) for i, mark in enumerate(marks)]
     written = [(labels or {}).get(name, name) for name in known]
     figure = _Figure(figsize=(1.1 + 1.75 * len(known),) * 2, layout="constrained")
     axes: NDArray[Any] = figure.subplots(
         len(known), len(known), squeeze=False, gridspec_kw={"wspace": 0.0, "hspace": 0.0}
     )
-    marks = [(truth or {}).get(name) for name in known]
     for row, column in np.ndindex(axes.shape):
         ax: Any = axes[row, column]
         if column > row:
@@ -141,6 +142,25 @@ def _span(samples: Sequence[tuple[Floats, Floats]]) -> tuple[float, float]:
     margin = 0.08 * (high - low)
     least, most = min(float(x.min()) for x, _ in samples), max(float(x.max()) for x, _ in samples)
     return max(low - margin, least), min(high + margin, most)
+
+
+def _marks(truth: Mapping[str, float], shown: Sequence[str], columns: Sequence[str]) -> list[float | None]:
+    """The true value of each parameter shown, or None."""
+    for name, value in truth.items():
+        if name not in columns:
+            raise KeyError(f"truth: expected names among {', '.join(dict.fromkeys(columns))}, found {name!r}")
+        if not np.isfinite(value):
+            raise ValueError(f"truth: expected a finite value of {name!r}, found {value}")
+    return [float(truth[name]) if name in truth else None for name in shown]
+
+
+def _with(span: tuple[float, float], mark: float | None) -> tuple[float, float]:
+    """A span that holds a mark, off its border."""
+    if mark is None or span[0] < mark < span[1]:
+        return span
+    low, high = min(span[0], mark), max(span[1], mark)
+    margin = 0.05 * (high - low)
+    return (low - margin if mark == low else low), (high + margin if mark == high else high)
 
 
 def _density(values: Floats, weight: Floats, spans: Sequence[tuple[float, float]]) -> tuple[list[Floats], Floats]:
@@ -281,9 +301,12 @@ def sbc_ranks(
     names:
         Quantities to show; all of them, if not given.
     bins:
-        A divisor of the number of draws + 1; the largest below 21, if not given.
+        A divisor of the number of draws + 1, at least 2.  If not given, the largest up to 20 that leaves 5 effective
+        simulations each, with weights 100.
     labels:
         How names are to be written: ``{"mu": r"$\mu$"}``.
+
+    The p-value in a panel is that of the bins that are drawn; those of ``sbc`` have bins of their own.
 
     Raises
     ------
@@ -299,12 +322,12 @@ def sbc_ranks(
     1
     """
     places, shown = sbc.draws + 1, _chosen(sbc.names, names)
-    count = bins or max(b for b in range(1, 21) if places % b == 0)
-    if count < 1 or places % count:
-        raise ValueError(f"bins: expected a divisor of draws + 1 = {places}, found {count}")
+    size = float(effective_size(sbc.weight))
+    count = _rank_bins(places, size / (1 if equal(sbc.weight) else 20)) if bins is None else bins
+    if count < 2 or places % count:
+        raise ValueError(f"bins: expected a divisor of draws + 1 = {places} from 2, found {count}")
     panels = _panels(len(shown), axes)
     total, share = float(np.sum(sbc.weight)), 1 / count
-    size = float(effective_size(sbc.weight))
     low, high = stats.binom.interval(0.95, round(size), share)
     edges = np.arange(count + 1) / count
     for ax, i in zip(panels, shown, strict=True):
@@ -315,8 +338,15 @@ def sbc_ranks(
         name = sbc.names[i]
         ax.set(xlim=(0, 1), ylim=(0, max(1.5, 1.25 * content.max())), ylabel="density")
         ax.set_xlabel(f"rank of {(labels or {}).get(name, name)}")
-        ax.text(0.05, 0.95, f"p = {sbc.chi2_p_values[i]:.2g}", transform=ax.transAxes, va="top", fontsize=10.5)
+        p_value = chi2_p(sbc.ranks[i], sbc.draws, sbc.weight, count)
+        ax.text(0.05, 0.95, f"p = {p_value:.2g}", transform=ax.transAxes, va="top", fontsize=10.5)
     return tuple(panels)
+
+
+def _rank_bins(places: int, size: float) -> int:
+    """The largest divisor of ``places`` up to 20 that leaves an effective 5 of ``size`` a bin, or the least one."""
+    divisors = [b for b in range(2, places + 1) if places % b == 0]
+    return max([b for b in divisors if b <= 20 and size / b >= 5], default=divisors[0])
 
 
 @style()
@@ -493,14 +523,15 @@ def predictive_statistics(
 
     >>> from nuinfer.diagnostics import Predictive
     >>> replicas = np.random.default_rng(1).poisson(10, (200, 1)).astype(float)
-    >>> len(predictive_statistics(Predictive(("events",), np.array([12.0]), replicas, np.array([0.5]), 0.5)))
+    >>> observed, p_values = np.array([12.0]), np.array([0.5])
+    >>> len(predictive_statistics(Predictive(("events",), observed, replicas, np.ones(200), p_values, 0.5)))
     1
     """
     shown = _chosen(predictive.names, names)
     panels = _panels(len(shown), axes)
     for ax, i in zip(panels, shown, strict=True):
         values, at, name = predictive.replicas[:, i], float(predictive.observed[i]), predictive.names[i]
-        content, edges = np.histogram(values, bins=30, density=True)
+        content, edges = np.histogram(values, bins=30, weights=predictive.weight, density=True)
         ax.stairs(content, edges, color=BLUE, fill=True, alpha=0.35)
         ax.stairs(content, edges, color=BLUE, linewidth=1.2)
         ax.axvline(at, color="black", linewidth=1.5)

@@ -16,6 +16,7 @@ from scipy import optimize
 
 from ..errors import check_finite
 from ..events import Events
+from ..ratio.parameters import column_values
 from .priors import Prior
 from .regions import CredibleRegion, credible_region
 
@@ -108,7 +109,7 @@ def one(observation: Events) -> Events:
 def theta_of(theta: Theta, names: Sequence[str]) -> Floats:
     """Points (M, P) of theta in the order of ``names``."""
     if isinstance(theta, Events):
-        return np.stack([np.asarray(theta.flat(name), np.float64) for name in names], 1)
+        return column_values("theta", theta, names)
     if isinstance(theta, Mapping):
         unknown = set(theta) ^ set(names)
         if unknown:

@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import hashing
+from .. import hashing, store
 from ..events import Events
 from ..intervals import ConfidenceSet, CriticalValues, LocalCoverage, Toys, fit_critical_values, local_coverage
 from ..nets import MLP, Network
@@ -43,6 +46,7 @@ Statistic = Literal["waldo", "density", "ratio"]
 
 _log = logging.getLogger("nuinfer")
 
+_KIND = "calibrated sets"  # of the file
 _STATISTICS = ("waldo", "density", "ratio")
 _ROWS = 1 << 18  # draws at a time
 
@@ -70,16 +74,22 @@ class CalibratedSets:
     draws: int
 
     def observed(self, theta: ArrayLike, observations: Events, *, seed: int = 0) -> Floats:
-        """The statistic (N, M) at M points (N, M, I) of the parameters of interest for each of N observations."""
+        """The statistic (N, M) at M points (N, M, I) of the parameters of interest for each of N observations.
+
+        It is worked out with ``draws`` draws of the posterior, which ``seed`` decides: another seed gives other values,
+        by about one part in the square root of ``draws``.  `contains` and `confidence_set` with the same seed agree.
+        """
         return statistic_of(self.posterior, theta, observations, self.interest, self.statistic, self.draws, seed)
 
-    def contains(self, theta: Events | Mapping[str, ArrayLike], observation: Events, *, cl: float) -> NDArray[np.bool_]:
-        """Whether points (M,) of all parameters lie in the set of one observation."""
+    def contains(
+        self, theta: Events | Mapping[str, ArrayLike], observation: Events, *, cl: float, seed: int = 0
+    ) -> NDArray[np.bool_]:
+        """Whether points (M,) of all parameters lie in the set of one observation; ``seed`` as of `observed`."""
         names = self.posterior.names
         points = theta_of(theta, names)
         own = points[:, [names.index(name) for name in self.interest]]
         limit = self.critical.at(dict(zip(names, points.T, strict=True)), cl)
-        return np.asarray(self.observed(own[None], one(observation))[0] <= limit)
+        return np.asarray(self.observed(own[None], one(observation), seed=seed)[0] <= limit)
 
     def confidence_set(
         self, observation: Events, grid: Mapping[str, ArrayLike], *, cl: float, points: int = 64, seed: int = 0
@@ -87,7 +97,7 @@ class CalibratedSets:
         """The points of a grid over the parameters of interest that are in the set of one observation.
 
         With nuisances a point is kept if any value of theirs keeps it, looked for among ``points`` of the box and its
-        corners: the set then covers for all of them.
+        corners: the set then covers for all of them.  ``seed`` decides these points and the draws of `observed`.
 
         Raises
         ------
@@ -99,7 +109,8 @@ class CalibratedSets:
         ordered = {name: grid[name] for name in self.interest}
         axes = [np.asarray(axis, np.float64) for axis in ordered.values()]
         rows = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
-        table = dict(zip(map(tuple, rows.tolist()), self.observed(rows[None], one(observation))[0], strict=True))
+        t = self.observed(rows[None], one(observation), seed=seed)[0]
+        table = dict(zip(map(tuple, rows.tolist()), t, strict=True))
         limits = dict(zip(self.posterior.names, self.posterior.prior.bounds, strict=True))
 
         def found(theta: Mapping[str, float], _: Events) -> float:
@@ -121,6 +132,39 @@ class CalibratedSets:
     def __repr__(self) -> str:
         return (f"CalibratedSets({', '.join(self.interest)} by {self.statistic} of {self.posterior!r}; levels "
                 f"{', '.join(f'{cl:g}' for cl in self.critical.cls)}, {self.critical.toys} simulations)")  # fmt: skip
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, atomically: all but the posterior, whose own ``save`` writes that."""
+        with TemporaryDirectory() as folder:
+            self.critical.save(Path(folder) / _KIND)
+            critical, arrays = store.load(Path(folder) / _KIND, "critical values")
+        spec = {
+            "critical": critical, "posterior": type(self.posterior).__name__, "names": self.posterior.names,
+            "interest": self.interest, "statistic": self.statistic, "draws": self.draws,
+        }  # fmt: skip
+        store.save(path, _KIND, spec, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], posterior: Posterior) -> CalibratedSets:
+        """Read what `save` wrote, with the same posterior again: the critical values hold for no other.
+
+        Raises
+        ------
+        CorruptFile
+            for a file that is damaged; ``ValueError`` for one of another kind, or a posterior of another class or with
+            other parameters; ``FileNotFoundError`` for none.
+        """
+        spec, arrays = store.load(path, _KIND)
+        saved = f"{spec['posterior']} of {', '.join(spec['names'])}"
+        found = f"{type(posterior).__name__} of {', '.join(posterior.names)}"
+        if found != saved:
+            raise ValueError(f"posterior: expected the one that the sets were calibrated with, {saved}, found {found}")
+        with TemporaryDirectory() as folder:
+            store.save(Path(folder) / _KIND, "critical values", spec["critical"], arrays)
+            critical = CriticalValues.load(Path(folder) / _KIND)
+        return cls(posterior, critical, tuple(spec["interest"]), spec["statistic"], spec["draws"])
 
 
 def calibrate_sets(

@@ -17,7 +17,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +32,19 @@ from .priors import Prior, PriorLike
 __all__ = ["SbiPosterior", "from_sbi", "to_arviz", "to_sbi"]
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 
 def to_sbi(posterior: Posterior, columns: Sequence[str] | None = None, *, observations: Events | None = None) -> Any:
     """A posterior of this library as an ``sbi.inference.posteriors.base_posterior.NeuralPosterior``.
 
     Its draws come from torch's global generator by way of a seed, as sbi's do: ``torch.manual_seed`` repeats them.
+
+    sbi works with float32: draws and log densities are rounded to it, to 7 digits, and what comes in is float32 too.
+    Rounding may put theta upon or beyond a bound of the prior, such as 1.2, which is 1.20000005 in float32.  Draws are
+    rounded to the inside, and ``log_prob`` takes the bound in float32 for the last point inside: only there it is not
+    -inf where that of the posterior itself is.  Parameters far from 0 beside their width (a time of day in ns) lose
+    digits: shift and scale them before.
 
     Parameters
     ----------
@@ -78,6 +85,7 @@ def _wrapper() -> Any:
 
         def __init__(self, posterior: Posterior, columns: tuple[str, ...] | None, observations: Events | None) -> None:
             self.inner, self.columns, self.observations = posterior, columns, observations
+            self.edges = _Edges.of(posterior.prior)
             super().__init__(lambda theta, x: self.log_prob(theta, x), device="cpu")
 
         def sample(self, sample_shape: Any = (), x: Any = None, show_progress_bars: bool = True, **_: Any) -> Tensor:
@@ -89,16 +97,16 @@ def _wrapper() -> Any:
             shape = torch.Size(sample_shape)
             seed = int(torch.randint(0, 2**62, ()).item())
             drawn = self.inner.draws(shape.numel(), self._events(x), seed=seed)
-            return torch.from_numpy(drawn).float().transpose(0, 1).reshape(*shape, *drawn.shape[::2])
+            return self.edges.rounded(drawn).transpose(0, 1).reshape(*shape, *drawn.shape[::2])
 
         def log_prob(self, theta: Tensor, x: Tensor | None = None, **_: Any) -> Tensor:
             """Log densities (M,) of theta (M, P) at one x."""
-            points = torch.atleast_2d(theta)[None].double().numpy()
+            points = self.edges.inside(torch.atleast_2d(theta)[None])
             return torch.from_numpy(self.inner.log_probs(points, self._events(self._x_else_default_x(x)))[0]).float()
 
         def log_prob_batched(self, theta: Tensor, x: Tensor, **_: Any) -> Tensor:
             """Log densities (*, B) of theta (*, B, P), one x for each of the last B."""
-            points = theta.reshape(-1, *theta.shape[-2:]).transpose(0, 1).double().numpy()
+            points = self.edges.inside(theta.reshape(-1, *theta.shape[-2:]).transpose(0, 1))
             logs = torch.from_numpy(self.inner.log_probs(points, self._events(x))).float()
             return logs.T.reshape(theta.shape[:-1])
 
@@ -112,6 +120,38 @@ def _wrapper() -> Any:
             return Events(dict(zip(self.columns or (), rows.T.copy(), strict=True)))
 
     return Handed
+
+
+class _Edges(NamedTuple):
+    """The first and the last number (P,) inside of the prior's bounds, of float64 and of float32."""
+
+    low: Floats
+    high: Floats
+    low32: Singles
+    high32: Singles
+
+    @classmethod
+    def of(cls, prior: Prior) -> _Edges:
+        """Those of a prior, infinite where it has no bound."""
+        low = np.array([-np.inf if a is None else a for a, _ in prior.bounds], np.float64)
+        high = np.array([np.inf if b is None else b for _, b in prior.bounds], np.float64)
+        up, down = np.nextafter(low, np.inf), np.nextafter(high, -np.inf)
+        first, last = np.where(np.isfinite(low), up, low), np.where(np.isfinite(high), down, high)
+        low32, high32 = first.astype(np.float32), last.astype(np.float32)
+        low32 = np.where(low32 < first, np.nextafter(low32, np.float32(np.inf)), low32)
+        high32 = np.where(high32 > last, np.nextafter(high32, np.float32(-np.inf)), high32)
+        return cls(first, last, low32, high32)
+
+    def rounded(self, theta: Floats) -> Tensor:
+        """Theta in float32, still inside."""
+        return torch.from_numpy(np.clip(theta.astype(np.float32), self.low32, self.high32))
+
+    def inside(self, theta: Tensor) -> Floats:
+        """Theta in float64, that which float32 cannot tell from a bound moved inside of it."""
+        points = theta.detach().double().numpy()
+        single = points.astype(np.float32)
+        points = np.where(single == self.low.astype(np.float32), np.maximum(points, self.low), points)
+        return np.asarray(np.where(single == self.high.astype(np.float32), np.minimum(points, self.high), points))
 
 
 def _numbered(observations: Events, rows: Floats) -> Events:

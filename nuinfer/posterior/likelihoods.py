@@ -44,7 +44,7 @@ from ..resample import Resample
 from ..train import Training
 from .base import Theta, one, theta_of, thetas_of
 from .priors import Inside, Prior, PriorLike
-from .samplers import HMC, LogDensity, SampledPosterior, Sampler, Slice
+from .samplers import LogDensity, SampledPosterior, Sampler, Sampling, Slice
 
 __all__ = ["FittedRate", "Likelihood", "LikelihoodPosterior", "fit_likelihood", "fit_rate"]
 
@@ -83,6 +83,8 @@ class Terms(NamedTuple):
 
     def totals(self, each: Callable[[Tensor, Tensor], Tensor], theta: Tensor) -> Tensor:
         """Sums (N, C) over the terms of ``each(rows (B,), theta (B, P)) -> (B,)`` at theta (N, C, P)."""
+        if not len(self.owner):
+            return 0 * theta.sum(-1)  # HMC asks for a slope
         total = torch.zeros(theta.shape[:2], dtype=torch.float64)
         step = max(1, _PIECE // theta.shape[1])
         for start in range(0, len(self.owner), step):
@@ -252,7 +254,8 @@ class Likelihood:
     Attributes
     ----------
     density:
-        The flow, with its columns, bounds, members and history.
+        The flow, with its columns, bounds, members and history.  With folds all of their flows are averaged, also for
+        events of the training: an observation is none of them, and its id says nothing.
     events:
         The cloud whose entries are independent events, None where an observation is one row.
     rate:
@@ -383,7 +386,7 @@ class LikelihoodPosterior(SampledPosterior):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
         spec, arrays = self.likelihood.saved()
-        store.save(path, "likelihood posterior", {"likelihood": spec, **saved_sampling(self)}, arrays)
+        store.save(path, "likelihood posterior", {"likelihood": spec, **self.sampling.to_json()}, arrays)
 
     @classmethod
     def load(
@@ -400,8 +403,8 @@ class LikelihoodPosterior(SampledPosterior):
         """
         spec, arrays = store.load(path, "likelihood posterior")
         found = Likelihood.of_saved(spec["likelihood"], arrays, rate=rate)
-        own = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
-        return cls(own, found, *loaded_sampling(spec))
+        rest = Sampling.from_json(spec, prior, inside)
+        return cls(rest.prior, found, rest.sampler, rest.allow_unconverged)
 
 
 def reordered(log_density: LogDensity, given: Sequence[str], wanted: Sequence[str]) -> LogDensity:
@@ -443,19 +446,6 @@ def loaded_rate(spec: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any
         return given
     own = part_of("rate", arrays)
     return FittedRate(Learned.of(spec, own, None), own["scales"])
-
-
-def saved_sampling(posterior: SampledPosterior) -> dict[str, Any]:
-    """Prior and sampler as JSON."""
-    sampler = {"type": type(posterior.sampler).__name__, **vars(posterior.sampler)}
-    allow = posterior.allow_unconverged
-    return {"prior": posterior.prior.to_json(), "sampler": sampler, "allow_unconverged": allow}
-
-
-def loaded_sampling(spec: Mapping[str, Any]) -> tuple[Sampler, bool]:
-    """The sampler of `saved_sampling`."""
-    options = {name: value for name, value in spec["sampler"].items() if name != "type"}
-    return (HMC if spec["sampler"]["type"] == "HMC" else Slice)(**options), bool(spec["allow_unconverged"])
 
 
 def fit_likelihood(

@@ -40,16 +40,14 @@ from .likelihoods import (
     as_table,
     check_rate,
     loaded_rate,
-    loaded_sampling,
     part_of,
     reordered,
     saved_rate,
-    saved_sampling,
     under,
 )
 from .neural import refuse_outside
 from .priors import Inside, Prior, PriorLike
-from .samplers import LogDensity, SampledPosterior, Sampler, Slice
+from .samplers import LogDensity, SampledPosterior, Sampler, Sampling, Slice
 
 __all__ = ["RatioPosterior", "fit_posterior_ratio"]
 
@@ -65,7 +63,8 @@ class RatioPosterior(SampledPosterior):
     prior:
         Of the parameters; not necessarily what the simulations were drawn from.
     ratio:
-        log p(x | theta) / p(x | ref), of an observation or of one of its events.
+        log p(x | theta) / p(x | ref), of an observation or of one of its events.  With folds all of their networks are
+        averaged, also for events of the training: an observation is none of them, and its id says nothing.
     events:
         The cloud whose entries are independent events, None where an observation is one row.
     rate:
@@ -116,7 +115,7 @@ class RatioPosterior(SampledPosterior):
         spec, arrays = self.ratio._saved()
         rate, more = saved_rate(self.rate)
         whole = {"ratio": {**self.ratio.learned.spec(), **spec}, "events": self.events, "rate": rate}
-        store.save(path, "ratio posterior", {**whole, **saved_sampling(self)},
+        store.save(path, "ratio posterior", {**whole, **self.sampling.to_json()},
                    {**under("ratio", {**self.ratio.learned.arrays(), **arrays}), **more})  # fmt: skip
 
     @classmethod
@@ -135,8 +134,8 @@ class RatioPosterior(SampledPosterior):
         spec, arrays = store.load(path, "ratio posterior")
         own = part_of("ratio", arrays)
         ratio = ParametrisedRatio._loaded(Learned.of(spec["ratio"], own, module), spec["ratio"], own)
-        found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
-        return cls(found, ratio, spec["events"], loaded_rate(spec["rate"], arrays, rate), *loaded_sampling(spec))
+        rest, found = Sampling.from_json(spec, prior, inside), loaded_rate(spec["rate"], arrays, rate)
+        return cls(rest.prior, ratio, spec["events"], found, rest.sampler, rest.allow_unconverged)
 
 
 def _check_events(features: Features, events: str | None, rate: Rate | None) -> None:

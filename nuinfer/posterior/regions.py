@@ -21,6 +21,8 @@ __all__ = ["CredibleRegion"]
 
 Floats = NDArray[np.float64]
 
+_SLACK = 1e-4  # of a log density: networks are evaluated in float32, and the same point differs a little by its company
+
 
 @dataclass(frozen=True, eq=False)
 class CredibleRegion:
@@ -57,8 +59,12 @@ class CredibleRegion:
     observation: Events
 
     def contains(self, theta: ArrayLike) -> NDArray[np.bool_]:
-        """Whether points (M, P) lie in the region of each level (L, M)."""
-        found: NDArray[np.bool_] = self.posterior.log_prob(theta, self.observation) >= self.thresholds[:, None]
+        """Whether points (M, P) lie in the region of each level (L, M).
+
+        Within rounding, 10^-4 in log q: the ``draws`` of the region lie inside however they are asked about.
+        """
+        edge = self.thresholds - _SLACK * np.maximum(1.0, 0.01 * np.abs(self.thresholds))
+        found: NDArray[np.bool_] = self.posterior.log_prob(theta, self.observation) >= edge[:, None]
         return found
 
     def __str__(self) -> str:

@@ -32,9 +32,9 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from ..events import Events
 from .base import Posterior, thetas_of
 from .chains import Chains, effective_sizes, split_rhat
 from .moves import HMCKernel, Kernel, SliceKernel
+from .priors import Inside, Prior, PriorLike
 
 __all__ = ["HMC", "SampledPosterior", "Slice", "run_chains"]
 
@@ -445,14 +446,41 @@ def _resampled(logs: Tensor, count: int, offset: Tensor) -> Tensor:
 # -- posteriors that are sampled so ------------------------------------------------------------------------------------
 
 
+class Sampling(NamedTuple):
+    """What a sampled posterior has beside its likelihood, and how that is saved."""
+
+    prior: Prior
+    sampler: Sampler
+    allow_unconverged: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping with the keys prior, sampler and allow_unconverged."""
+        sampler = {"type": type(self.sampler).__name__, **vars(self.sampler)}
+        return {"prior": self.prior.to_json(), "sampler": sampler, "allow_unconverged": self.allow_unconverged}
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any], prior: PriorLike | None, inside: Inside | None) -> Sampling:
+        """The inverse; prior and condition as of `Prior.from_json`."""
+        options = {name: value for name, value in spec["sampler"].items() if name != "type"}
+        sampler = (HMC if spec["sampler"]["type"] == "HMC" else Slice)(**options)
+        found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
+        return cls(found, sampler, bool(spec["allow_unconverged"]))
+
+
 class SampledPosterior(Posterior):
     """A posterior prior x likelihood that can be evaluated: its draws are Markov chains.
 
-    Its log densities have no norm: they are right up to a constant of each observation.
+    Its log densities have no norm: they are right up to a constant of each observation.  That of an observation without
+    events, in a likelihood without a rate, is the prior.
     """
 
     sampler: Sampler
     allow_unconverged: bool
+
+    @property
+    def sampling(self) -> Sampling:
+        """Prior and sampler."""
+        return Sampling(self.prior, self.sampler, self.allow_unconverged)
 
     @abstractmethod
     def likelihood_of(self, observations: Events) -> LogDensity:

@@ -25,11 +25,12 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .. import hashing, store
@@ -37,14 +38,16 @@ from ..density import NSF, Density
 from ..density.flows import Flow
 from ..events import Events, Ragged
 from ..features import Features
-from ..nets import Network
+from ..nets import Network, Standardise
 from ..ratio.parameters import column_values
 from ..train import History, Training
 from .base import Posterior, one
 from .likelihoods import part_of, under
 from .neural import NeuralPosterior, fit_posterior
 from .priors import Inside, Prior, PriorLike, Truncated
-from .simulation import Errors, Form, Simulations, Simulator, _decoded, _encoded, simulate
+from .simulation import Errors, Form, Simulations, Simulator, simulate
+from .simulation import decoded as _decoded
+from .simulation import encoded as _encoded
 
 __all__ = ["Region", "Round", "TruncatedPosterior", "fit_truncated"]
 
@@ -53,7 +56,9 @@ _log = logging.getLogger("nuinfer")
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_DRAWS = 10_000  # of a posterior, for the threshold and the box; more for a small epsilon
+_DRAWS, _MOST_DRAWS = 10_000, 200_000  # of a posterior, for the threshold and the box; more for a small epsilon
+_BELOW = 5  # of them below the threshold
+_SLACK = 1e-9  # of a log density in double precision
 _PILOT = 4000  # draws that tell how much of a distribution is inside
 _ENOUGH = 0.03  # inside, for the prior to be drawn from
 _LEAST = 1e-3  # inside, for the box to be drawn from
@@ -73,11 +78,10 @@ class Region:
     @classmethod
     def of(cls, posterior: NeuralPosterior, observation: Events, epsilon: float, seed: int) -> Region:
         """The region that holds 1 - epsilon of the posterior's draws."""
-        count = min(max(_DRAWS, math.ceil(5 / epsilon)), 20 * _DRAWS)
-        draws = posterior.draws(count, observation, seed=seed)
-        logs = posterior.log_probs(draws, observation)[0]
-        threshold = float(np.quantile(logs, epsilon))
-        held = draws[0][logs >= threshold]
+        draws = posterior.draws(_draws_for(epsilon), observation, seed=seed)[0]
+        logs = _log_q(posterior.density, draws, observation)
+        threshold = float(np.quantile(logs, epsilon)) - _SLACK
+        held = draws[logs >= threshold]
         edge = _MARGIN * np.ptp(held, axis=0)
         bounds = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in posterior.prior.bounds]
         low, high = np.array(bounds).T
@@ -90,8 +94,36 @@ class Region:
         """Which points (n, P) lie inside (n,)."""
         inside = np.asarray(((theta >= self.low) & (theta <= self.high)).all(1))
         if inside.any():
-            inside[inside] = self.density.log_probs(theta[None, inside], self.observation)[0] >= self.threshold
+            inside[inside] = self.log_q(theta[inside]) >= self.threshold
         return inside
+
+    def log_q(self, theta: Floats) -> Floats:
+        """The log density of points (n, P), the same whatever other points are asked about (n,)."""
+        return _log_q(self.density, theta, self.observation)
+
+
+@dataclass(frozen=True, eq=False)
+class _Double(Density):
+    """A density with the same weights that works in double precision.
+
+    In float32 the log density of a point depends, in its last digits, on the other points of its batch, and those at a
+    region's edge would lie inside once and outside the next time.
+    """
+
+    def _scales(self, dtype: torch.dtype) -> Standardise:
+        return super()._scales(torch.float64)
+
+
+def _log_q(density: Density, theta: Floats, observation: Events) -> Floats:
+    """Log densities (n,) of points (n, P) at one observation, to double precision."""
+    parts = {part.name: getattr(density, part.name) for part in fields(Density)}
+    parts["model"] = replace(density.model, state={name: x.double() for name, x in density.model.state.items()})
+    return np.asarray(_Double(**parts).log_probs(theta[None], observation)[0])
+
+
+def _draws_for(epsilon: float) -> int:
+    """Draws that resolve the quantile of a fraction epsilon."""
+    return max(_DRAWS, math.ceil(round(_BELOW / epsilon, 3)))
 
 
 @dataclass(frozen=True)
@@ -374,7 +406,8 @@ def fit_truncated(
     rounds, simulations:
         How often the prior is truncated and the flow trained, with so many new simulations each.
     epsilon:
-        The fraction of each posterior that is cut off; the last answer lacks about (rounds - 1) times this.
+        The fraction of each posterior that is cut off; the last answer lacks about (rounds - 1) times this.  At least
+        2.5e-5, which takes 200,000 draws of the posterior in each round.
     cache:
         A folder for finished simulations, from which a killed run goes on.
     network, embedding, summaries, members, validation, training, device, progress:
@@ -433,6 +466,11 @@ def _check(rounds: int, simulations: int, epsilon: float) -> None:
             raise ValueError(f"{what}: expected a whole number of at least 1, found {value!r}")
     if not 0 < epsilon < 0.5:
         raise ValueError(f"epsilon: expected a fraction between 0 and 0.5, found {epsilon!r}")
+    needed = _draws_for(epsilon)
+    if needed > _MOST_DRAWS:
+        raise ValueError(f"epsilon: expected at least {_BELOW / _MOST_DRAWS:g}, found {epsilon:g}, whose quantile "
+                         f"takes {needed:,} draws of each posterior, more than {_MOST_DRAWS:,}; a larger one loses no "
+                         f"more than itself, or use fit_posterior, which cuts off nothing")  # fmt: skip
 
 
 def _seed(seed: int, what: str, number: int) -> int:

@@ -69,7 +69,7 @@ _BLOCK = 16  # events whose rates are multiplied before the logarithm is taken
 
 @dataclass(frozen=True, kw_only=True)
 class Disappearance:
-    """The experiment; theta (*, 5) is in the order of `names`, ``dm2_32`` in 1e-3 eV^2.
+    r"""The experiment; theta (\*, 5) is in the order of `names`, ``dm2_32`` in 1e-3 eV^2.
 
     Parameters
     ----------

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import store
+from . import store
 
 __all__ = ["Record"]
 
@@ -20,7 +20,8 @@ Arrays = dict[str, NDArray[Any]]
 class Record:
     """A frozen dataclass with `save` and `load`.
 
-    Its fields are floats, integers, booleans, texts, tuples of these, ``dict[str, float]``, arrays, or records.
+    Its fields are floats, integers, booleans, texts, None, tuples of these, ``dict[str, float]``, arrays, records, or
+    tuples of records.
     """
 
     _KIND: ClassVar[str]
@@ -47,9 +48,13 @@ class Record:
         for field in fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
             if isinstance(value, Record):
-                inner, own = value._parts()
-                spec[name] = inner
-                arrays |= {f"{name}.{key}": array for key, array in own.items()}
+                spec[name], own = value._parts()
+                arrays |= _under(name, own)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Record):
+                pairs = [record._parts() for record in value]
+                spec[name] = [inner for inner, _ in pairs]
+                for number, (_, own) in enumerate(pairs):
+                    arrays |= _under(f"{name}.{number}", own)
             elif isinstance(value, dict):
                 spec[name], arrays[name] = list(value), np.array(list(value.values()), np.float64)
             elif isinstance(value, float | np.ndarray):
@@ -64,11 +69,27 @@ class Record:
         return cls(**{f.name: _read(f.name, hints[f.name], spec, arrays) for f in fields(cls)})  # type: ignore[arg-type]
 
 
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _part(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The inverse of `_under`, of several."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+
+
+def _is_record(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Record)
+
+
 def _read(name: str, hint: Any, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Any:
     """One field."""
-    if isinstance(hint, type) and issubclass(hint, Record):
-        own = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-        return hint._of(spec[name], own)
+    inner = (get_args(hint) or (None,))[0]
+    if _is_record(hint):
+        return hint._of(spec[name], _part(name, arrays))
+    if _is_record(inner):
+        return tuple(inner._of(own, _part(f"{name}.{number}", arrays)) for number, own in enumerate(spec[name]))
     if name not in spec:
         return float(arrays[name]) if hint is float else arrays[name]
     if name in arrays:
