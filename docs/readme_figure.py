@@ -40,7 +40,7 @@ def run_example() -> None:
     result = nu.omnifold(data, simulation, reco=["p"], truth=["p_true"], members=4, bootstrap=20, seed=1)
 
     edges = np.array([0.4, 0.7, 0.9, 1.1, 1.4, 1.8, 2.4, 4.0])
-    unfolded = result.spectrum("p_true", edges)  # values, covariance, hist()
+    unfolded = result.spectrum({"p_true": edges})  # values, covariance, hist()
     prior, truth = (events.hist("p_true", edges).values() for events in (simulation, data))
     look = {"truth": truth, "prior": prior, "xlabel": "$p$ (GeV)", "ylabel": "muons", "density": True}
     panels = nu.plots.spectrum(edges, unfolded.values, unfolded.covariance, **look)

@@ -423,6 +423,16 @@ class Events:
         return ak.Array({**{k: v for k, v in extra.items() if k not in records}, **records})
 
 
+def flag(events: Events, name: str) -> NDArray[np.bool_]:
+    """The boolean column ``name`` (N,), all true where there is none; ``TypeError`` for another type."""
+    if name not in events:
+        return np.ones(len(events), np.bool_)
+    column = events.flat(name)
+    if column.dtype != np.bool_:
+        raise TypeError(f"column {name!r}: expected booleans, found {column.dtype}; compare first, as in x > 0")
+    return column
+
+
 def positive_total(what: str, weight: Floats) -> float:
     """The sum of ``weight``, or ``ValueError`` where it is not positive or there are no events."""
     total = float(weight.sum())

@@ -77,7 +77,7 @@ from nuinfer.ratio import (
     fit_score,
 )
 from nuinfer.train import History
-from nuinfer.unfolding.result import Iteration, Unfolded
+from nuinfer.unfolding import Binning, Iteration, Response, Unfolded, iterative_bayes
 
 DATA = Path(__file__).parent / "data"
 Floats = NDArray[np.float64]
@@ -386,6 +386,19 @@ def workspace() -> Workspace:
     return Workspace({"near": near(), "counts": counts()}, [Normal("lumi", 0.2), LogNormal("b", 1.0, 1.2)])
 
 
+# -- unfolding in bins -------------------------------------------------------------------------------------------------
+
+
+def response() -> Response:
+    """Two truth bins, the second of which has slices of its own, three reco bins; a miss and a fake."""
+    events = Events({"t": [0.5, 0.5, 1.5, 1.5, 1.5], "u": [0.5, 0.5, 0.5, 1.5, 9.0], "x": [0.5, 1.5, 1.5, 2.5, 0.5],
+                     "pass_reco": [True, True, True, True, True], "pass_truth": [True, True, True, True, False]},
+                    weight=[1.0, 2.0, 3.0, 4.0, 0.5])  # fmt: skip
+    missed = Events({"t": [0.5], "u": [0.5], "x": [np.nan], "pass_reco": [False], "pass_truth": [True]}, weight=[0.25])
+    truth = Binning("t", [0, 1, 2], [Binning("u", [0, 1]), Binning("u", [0, 1, np.inf])])
+    return Response.from_events(Events.concat([events, missed]), truth=truth, reco={"x": [0, 1, 2, 3]})
+
+
 MAKERS: dict[str, Callable[[], Saved]] = {
     "ratio": ratio, "tree_ratio": tree_ratio, "parametrised_ratio": parametrised_ratio, "local_score": local_score,
     "class_ratio": class_ratio, "unfolded": unfolded, "tasks_results": results, "profile": profiled,
@@ -403,6 +416,7 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "upper_limit": lambda: upper_limit(counted(), "mu"),
     "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),
     "bounded_interval": lambda: bounded_interval(counted(), "mu"), "training_uncertainty": trained,
+    "response": response, "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
     **DIAGNOSTICS,
 }  # fmt: skip
 

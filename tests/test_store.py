@@ -16,7 +16,19 @@ from scipy import stats
 from stored import DATA, MAKERS, SHARES, Halved, main, simulation
 
 import nuinfer
-from nuinfer import Events, density, diagnostics, intervals, invertible, likelihood, posterior, ratio, store, tasks
+from nuinfer import (
+    Events,
+    density,
+    diagnostics,
+    intervals,
+    invertible,
+    likelihood,
+    posterior,
+    ratio,
+    store,
+    tasks,
+    unfolding,
+)
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.result import Unfolded
 
@@ -371,9 +383,24 @@ def test_stored_class_ratio():
     assert found.classes == ("A", "B", "C")
 
 
+def test_stored_response_and_spectrum():
+    found = unfolding.Response.load(example("response"))
+    assert found.truth.label(2) == "1 <= t < 2, 1 <= u < inf"
+    np.testing.assert_array_equal(found.both, [[1, 0, 0], [2, 3, 0], [0, 0, 4]])
+    np.testing.assert_array_equal(found.both_variance, [[1, 0, 0], [4, 9, 0], [0, 0, 16]])
+    assert (found.missed.tolist(), found.fakes.tolist()) == ([0.25, 0, 0], [0.5, 0, 0])
+    spectrum = unfolding.Spectrum.load(example("spectrum"))
+    again = unfolding.iterative_bayes([3.0, 9.0, 8.0], found, iterations=2)
+    np.testing.assert_allclose(spectrum.values, again.values, rtol=1e-12)
+    np.testing.assert_allclose(spectrum.smearing, again.smearing, rtol=1e-10, atol=1e-12)
+    assert list(spectrum.covariances) == ["data", "simulation"]
+    assert spectrum.settings["iterations"] == 2
+    assert (spectrum.corrected, repr(spectrum)) == (True, repr(again))
+
+
 def test_stored_unfolded_result():
     found = Unfolded.load(example("unfolded"), simulation())
-    spectrum = found.spectrum("y", [0.0, 1.0, 3.0])
+    spectrum = found.spectrum({"y": [0.0, 1.0, 3.0]})
     np.testing.assert_allclose(spectrum.values, [5.25, 14.3], rtol=1e-12)  # sums of w (1 + i / 40) without the fake
     np.testing.assert_allclose(spectrum.replicas, [[5, 12], [15, 36]], rtol=1e-12)
     (step,) = found.iterations

@@ -23,7 +23,7 @@ import pytest
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, metrics, omnifold, tasks, train
 from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding
-from nuinfer.unfolding import Iteration, Unfolded, reweighting
+from nuinfer.unfolding import Iteration, Response, Unfolded, reweighting
 
 TRAIN = Training(epochs=8, batch=512, learning_rate=3e-3, patience=None)
 SHORT = Training(epochs=2, batch=256, learning_rate=3e-3, patience=None)
@@ -157,7 +157,7 @@ def test_triangular_discriminator_improves_tenfold(standard: tuple[Case, Unfolde
     case, result = standard
     edges = np.linspace(-3, 3, 51)
     exact = STANDARD.recursion(3)[3].bin_probabilities(edges)
-    after = result.spectrum("t0", edges).values
+    after = result.spectrum({"t0": edges}).values
     before = np.histogram(case.simulation["t0"], edges)[0]
     found, start = (float(metrics.triangular_discriminator(h, exact)) for h in (after, before))
     mean, sd = metrics.triangular_expectation(50, N)  # of the simulation's statistics alone
@@ -454,17 +454,18 @@ def test_spectrum_is_the_weighted_histogram() -> None:
     rows = simulation["pass_truth"]
     fill = [[np.histogram(simulation["t"][rows], EDGES, weights=(w * simulation.weight)[rows])[0] for w in weights]
             for weights in (result.weights, result.replicas)]  # fmt: skip
-    found = result.spectrum("t", EDGES)
+    found = result.spectrum({"t": EDGES})
     np.testing.assert_allclose(found.members, fill[0], rtol=1e-12)
     np.testing.assert_allclose(found.replicas, fill[1], rtol=1e-12)
     np.testing.assert_allclose(found.values, np.mean(fill[0], 0), rtol=1e-12)
-    np.testing.assert_allclose(found.statistical, np.cov(fill[1], rowvar=False), rtol=1e-10)
-    np.testing.assert_allclose(found.method, np.cov(fill[0], rowvar=False) / 3, rtol=1e-10)
-    np.testing.assert_allclose(found.covariance, found.statistical + found.method, rtol=1e-12)
-    earlier = result.spectrum("t", EDGES, iteration=0)
+    np.testing.assert_allclose(found.covariances["statistical"], np.cov(fill[1], rowvar=False), rtol=1e-10)
+    np.testing.assert_allclose(found.covariances["method"], np.cov(fill[0], rowvar=False) / 3, rtol=1e-10)
+    total = found.covariances["statistical"] + found.covariances["method"]
+    np.testing.assert_allclose(found.covariance, total, rtol=1e-12)
+    earlier = result.spectrum({"t": EDGES}, iteration=0)
     np.testing.assert_allclose(earlier.values, 2 * found.values, rtol=1e-12)
     assert earlier.replicas.shape == (0, 3)
-    np.testing.assert_array_equal(earlier.covariance, earlier.method)
+    np.testing.assert_array_equal(earlier.covariance, earlier.covariances["method"])
 
 
 def test_spectrum_in_two_dimensions_is_flattened_in_c_order() -> None:
@@ -473,7 +474,7 @@ def test_spectrum_in_two_dimensions_is_flattened_in_c_order() -> None:
     columns = [result.simulation[name][rows] for name in ("t", "u")]
     weight = (result.weights * result.simulation.weight)[:, rows]
     expected = [np.histogram2d(*columns, bins=[EDGES, other], weights=w)[0].ravel() for w in weight]
-    found = result.spectrum(["t", "u"], [EDGES, other])
+    found = result.spectrum({"t": EDGES, "u": other})
     np.testing.assert_allclose(found.members, expected, rtol=1e-12)
     assert found.covariance.shape == (6, 6)
     filled = found.hist()
@@ -483,7 +484,7 @@ def test_spectrum_in_two_dimensions_is_flattened_in_c_order() -> None:
 
 def test_hist_has_weight_storage_with_the_variances() -> None:
     result = by_hand()
-    filled, found = result.hist("t", EDGES), result.spectrum("t", EDGES)
+    filled, found = result.hist({"t": EDGES}), result.spectrum({"t": EDGES})
     assert filled.storage_type.__name__ == "Weight"
     np.testing.assert_allclose(filled.axes[0].edges, EDGES)
     np.testing.assert_array_equal(filled.values(), found.values)
@@ -492,38 +493,64 @@ def test_hist_has_weight_storage_with_the_variances() -> None:
 
 
 def test_covariance_needs_replicas_or_members() -> None:
-    alone = by_hand(members=1).spectrum("t", EDGES)
-    np.testing.assert_array_equal(alone.covariance, alone.statistical)
+    alone = by_hand(members=1).spectrum({"t": EDGES})
+    np.testing.assert_array_equal(alone.covariance, alone.covariances["statistical"])
     with pytest.raises(ValueError, match="no covariance without replicas: unfold with bootstrap=R"):
-        _ = by_hand(members=1, replicas=0).spectrum("t", EDGES).covariance
-    one = by_hand(replicas=1).spectrum("t", EDGES)
-    np.testing.assert_array_equal(one.covariance, one.method)
+        _ = by_hand(members=1, replicas=0).spectrum({"t": EDGES}).covariance
+    one = by_hand(replicas=1).spectrum({"t": EDGES})
+    np.testing.assert_array_equal(one.covariance, one.covariances["method"])
 
 
 @pytest.mark.parametrize(
-    ("observable", "bins", "message"),
+    ("bins", "message"),
     [
-        ("t", [1.0, 0.0], "bins of 't': expected rising edges"),
-        ("t", [0.0], "bins of 't': expected rising edges"),
-        ("t", [0.0, np.nan, 1.0], "bins of 't': expected rising edges"),
-        (["t", "u"], [EDGES, EDGES[::-1]], "bins of 'u': expected rising edges"),
-        (["t", "u"], [EDGES], "expected edges for each of 2 observables, found 1"),
-        ([], [], "expected edges for each of 0 observables"),
-        ("bad", EDGES, "column 'bad': expected finite values, found 2 of .* not finite"),
+        ({"t": [1.0, 0.0]}, "bins of 't': expected rising edges"),
+        ({"t": [0.0]}, "bins of 't': expected rising edges"),
+        ({"t": [0.0, np.nan, 1.0]}, "bins of 't': expected rising edges"),
+        ({"t": EDGES, "u": EDGES[::-1]}, "bins of 'u': expected rising edges"),
+        ({}, "expected edges of at least one column, found none"),
+        ({"bad": EDGES}, "column 'bad': expected finite values, found 2 of .* not finite"),
     ],
 )
-def test_spectrum_refuses(observable: Any, bins: Any, message: str) -> None:
+def test_spectrum_refuses(bins: Any, message: str) -> None:
     result = by_hand()
     bad = np.zeros(400)
     bad[np.flatnonzero(result.simulation["pass_truth"])[:2]] = np.nan
     result = Unfolded(result.simulation.with_columns(bad=bad), result.weights, result.replicas, result.iterations, 1)
     with pytest.raises(ValueError, match=message):
-        result.spectrum(observable, bins)
+        result.spectrum(bins)
+    with pytest.raises(TypeError, match="expected a Binning or edges by column"):
+        result.spectrum("t")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="no column 'tt'"):
-        result.spectrum("tt", EDGES)
+        result.spectrum({"tt": EDGES})
     for number in (1, -1):
         with pytest.raises(ValueError, match="iteration: expected a number from 0 to 0"):
-            result.spectrum("t", EDGES, iteration=number)
+            result.spectrum({"t": EDGES}, iteration=number)
+
+
+def test_reconstructed_truth_is_corrected_for_efficiency_once() -> None:
+    """Truth that is reconstructed, divided by the response's efficiency, is all truth where the weights are equal."""
+    result = by_hand()
+    rng = np.random.default_rng(3)
+    seen = rng.random(400) < 0.6
+    simulation = result.simulation.with_columns(pass_reco=seen | ~result.simulation["pass_truth"])
+    plain = Unfolded(simulation.with_weight(np.full(400, 0.5)), np.full((3, 400), 2.0), result.replicas, (), 1)
+    every, reconstructed = plain.spectrum({"t": EDGES}), plain.spectrum({"t": EDGES}, reconstructed=True)
+    rows = plain.simulation["pass_truth"] & seen
+    np.testing.assert_allclose(reconstructed.values, np.histogram(plain.simulation["t"][rows], EDGES)[0])
+    response = Response.from_events(plain.simulation, truth={"t": EDGES}, reco={"u": [-10.0, 10.0]})
+    corrected = reconstructed.corrected_for_efficiency(response)
+    np.testing.assert_allclose(corrected.values, every.values)
+    np.testing.assert_allclose(
+        corrected.covariances["statistical"],
+        reconstructed.covariances["statistical"] / np.outer(response.efficiency, response.efficiency),
+    )
+    for one in (corrected, every):
+        with pytest.raises(ValueError, match="corrected already; dividing twice would overestimate it"):
+            one.corrected_for_efficiency(response)
+    other = Response.from_events(plain.simulation, truth={"t": [-1.0, 0.5, 2.0]}, reco={"u": [-10.0, 10.0]})
+    with pytest.raises(ValueError, match="response: expected the bins"):
+        reconstructed.corrected_for_efficiency(other)
 
 
 def test_iterations_report_how_weights_move(standard: tuple[Case, Unfolded]) -> None:
@@ -566,7 +593,7 @@ def test_saved_and_loaded_to_the_bit(quick: tuple[Case, Unfolded], tmp_path: Pat
     assert again.settings["misses"] == "conditional"
     np.testing.assert_array_equal(again.bootstrap_times(1, case.data), result.bootstrap_times(1, case.data))
     edges = np.linspace(-2, 2, 5)
-    np.testing.assert_array_equal(again.spectrum("t0", edges).covariance, result.spectrum("t0", edges).covariance)
+    np.testing.assert_array_equal(again.spectrum({"t0": edges}).covariance, result.spectrum({"t0": edges}).covariance)
 
 
 def test_loading_refuses_other_simulations_and_damaged_files(quick: tuple[Case, Unfolded], tmp_path: Path) -> None:
@@ -863,9 +890,9 @@ def test_replicas_spread_like_independent_data_sets() -> None:
     independent = []
     for seed in range(count):
         case = Case(DETECTOR, n=n, seed=seed + 100)
-        independent.append(case.run(seed=seed, **options).spectrum("t0", edges).values)
+        independent.append(case.run(seed=seed, **options).spectrum({"t0": edges}).values)
     expected = metrics.replica_covariance(independent)
-    found = Case(DETECTOR, n=n).run(members=4, bootstrap=count, **options).spectrum("t0", edges)
+    found = Case(DETECTOR, n=n).run(members=4, bootstrap=count, **options).spectrum({"t0": edges})
     # the simulators fix the numbers of true events, which bootstraps let fluctuate: compare shapes and yields apart
     shape = [s / s.sum(1, keepdims=True) for s in (np.array(independent), found.replicas)]
     ratio = shape[1].std(0, ddof=1) / shape[0].std(0, ddof=1)

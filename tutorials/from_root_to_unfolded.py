@@ -264,7 +264,7 @@ result
 
 # %%
 bins = np.array([0.4, 0.7, 0.9, 1.1, 1.35, 1.7, 2.2, 4.0])
-spectrum = result.spectrum("true_p", bins)
+spectrum = result.spectrum({"true_p": bins})
 mu, _, data_rate = MODELS["data"]
 truth = data_rate * EVENTS * np.diff(special.ndtr((np.log(bins) - mu) / WIDTH))
 prior = np.histogram(nominal["true_p"], bins, weights=nominal.weight)[0]
@@ -287,7 +287,7 @@ main.figure
 # replicas, its inverse gets Hartlap's factor.
 
 # %%
-nu.plots.correlation(spectrum.statistical, bins, label="true $p$ (GeV)").figure
+nu.plots.correlation(spectrum.covariances["statistical"], bins, label="true $p$ (GeV)").figure
 
 # %%
 chi2 = nu.metrics.chi2(spectrum.values - truth, spectrum.covariance, n_replicas=REPLICAS)
@@ -302,7 +302,7 @@ print(f"yield: {prior.sum():.0f} before, {spectrum.values.sum():.0f} unfolded, {
 # spectrum by less than its uncertainty no longer matters.
 
 # %%
-moves = [result.spectrum("true_p", bins, iteration=i).values for i in range(3)]
+moves = [result.spectrum({"true_p": bins}, iteration=i).values for i in range(3)]
 nu.plots.iterations(moves, bins, covariance=spectrum.covariance, xlabel="true $p$ (GeV)").figure
 
 # %% [markdown]

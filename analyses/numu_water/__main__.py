@@ -98,7 +98,7 @@ def compare(
     result: nu.Unfolded, data: nu.Events, signal: nu.Events, name: str
 ) -> tuple[dict[str, report.Number], report.Picture]:
     """The unfolded spectrum of ``name`` against the pseudo-data's own truth, missed events included."""
-    spectrum = result.spectrum(name, BINS[name])
+    spectrum = result.spectrum({name: BINS[name]})
     prior, own = histogram(signal, name), histogram(data, name)
     # the same multiplicities as in the replicas of the unfolding: a fluctuation of the data moves both
     own_replicas = np.array(

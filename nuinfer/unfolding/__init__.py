@@ -1,9 +1,27 @@
 """Unfolding: what nature did before the detector blurred it.
 
-What to use when: `omnifold` unfolds events, in any number of dimensions, without bins.
+What to use when: in bins, `iterative_bayes` with a `Response`; `omnifold` unfolds events, in any number of dimensions,
+without bins.
 """
 
-from .result import Iteration, Spectrum, Unfolded
+from .bayes import BayesIteration, iterate_bayes, iterative_bayes
+from .binning import Binning
+from .measured import Measured
+from .response import Response
+from .result import Iteration, Unfolded
 from .reweighting import omnifold
+from .spectrum import Chi2, Spectrum
 
-__all__ = ["Iteration", "Spectrum", "Unfolded", "omnifold"]
+__all__ = [
+    "BayesIteration",
+    "Binning",
+    "Chi2",
+    "Iteration",
+    "Measured",
+    "Response",
+    "Spectrum",
+    "Unfolded",
+    "iterate_bayes",
+    "iterative_bayes",
+    "omnifold",
+]

@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from .. import hashing, metrics, store
-from ..errors import check_finite
-from ..events import Events
+from .. import hashing, store
+from ..events import Events, flag
 from ..train import History
+from .binning import Binning, BinningLike, filled
+from .spectrum import Spectrum, of_replicas
 
 if TYPE_CHECKING:
     import hist
 
-__all__ = ["Iteration", "Spectrum", "Unfolded"]
+__all__ = ["Iteration", "Unfolded"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """An unfolded spectrum of B bins, in events.
-
-    Attributes
-    ----------
-    edges:
-        Bin edges, one array a dimension; arrays below are flattened in C order.
-    values:
-        Mean of the members (B,).
-    statistical:
-        Covariance (B, B) over the bootstrap replicas of data and simulation, NaN without replicas.  A replica is one
-        network, so that it holds the method's noise of one network too.
-    method:
-        Covariance (B, B) of the members' mean: that of the members over K, NaN for one member.
-    members, replicas:
-        The spectra themselves, (K, B) and (R, B).
-    """
-
-    names: tuple[str, ...]
-    edges: tuple[Floats, ...]
-    values: Floats
-    statistical: Floats
-    method: Floats
-    members: Floats
-    replicas: Floats
-
-    @property
-    def covariance(self) -> Floats:
-        """Statistical plus method covariance (B, B); a part that is unknown (NaN) is left out."""
-        parts = [part for part in (self.statistical, self.method) if not np.isnan(part).any()]
-        if not parts:
-            raise ValueError("no covariance without replicas: unfold with bootstrap=R replicas, or members=K > 1 for "
-                             "the method's part alone")  # fmt: skip
-        return np.asarray(sum(parts))
-
-    def hist(self) -> hist.Hist[Any]:
-        """The same as ``hist.Hist`` with ``Weight`` storage, the variances being the covariance's diagonal."""
-        import hist as histlib
-
-        axes = [histlib.axis.Variable(e, name=n) for n, e in zip(self.names, self.edges, strict=True)]
-        filled: hist.Hist[Any] = histlib.Hist(*axes, storage=histlib.storage.Weight())
-        shape = tuple(len(e) - 1 for e in self.edges)
-        view: Any = filled.view()
-        view["value"] = self.values.reshape(shape)
-        view["variance"] = np.diag(self.covariance).reshape(shape)
-        return filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,35 +72,36 @@ class Unfolded:
     group: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def spectrum(self, observable: str | Sequence[str], bins: Any, *, iteration: int | None = None) -> Spectrum:
+    def spectrum(self, bins: BinningLike, *, iteration: int | None = None, reconstructed: bool = False) -> Spectrum:
         """The unfolded spectrum of one or more columns of the simulation, in bins of their true values.
 
         Parameters
         ----------
-        observable:
-            A column, or several for a spectrum in as many dimensions.
         bins:
-            Edges (B + 1,), or one array of edges a column.
+            Edges by column, ``{"p": [0, 1, 2]}``, or a `Binning`.
         iteration:
             Number from 0 of the iteration; the last by default, and the only one that has replicas.
+        reconstructed:
+            Only truth that is reconstructed too: not corrected for the efficiency.
 
         Raises
         ------
         ValueError
             for edges that do not rise, or an observable that is not finite for an event of the truth.
         """
-        names, edges = _axes(observable, bins)
+        binning = Binning.of(bins)
+        where = flag(self.simulation, "pass_truth")
+        if reconstructed:
+            where = where & flag(self.simulation, "pass_reco")
+        index = binning.index(self.simulation, where)
         weights, replicas = self._at(iteration)
-        rows = np.flatnonzero(flag(self.simulation, "pass_truth"))
-        values = [self.simulation.flat(name)[rows] for name in names]
-        for name, column in zip(names, values, strict=True):
-            check_finite(f"column {name!r}", column, rows)
-        index, size = _bin_numbers(values, edges)
-        members, spread = (_fill(w, self.simulation.weight, rows, index, size) for w in (weights, replicas))
-        unknown = np.full((size, size), np.nan)
-        statistical = metrics.replica_covariance(spread) if len(spread) > 1 else unknown
-        method = metrics.replica_covariance(members) / len(members) if len(members) > 1 else unknown
-        return Spectrum(names, edges, members.mean(0), statistical, method, members, spread)
+        members, spread = (self._fill(w, index, binning.size) for w in (weights, replicas))
+        return of_replicas(binning, members, spread, corrected=not reconstructed, settings=self.settings)
+
+    def _fill(self, weights: Floats, index: NDArray[np.int64], size: int) -> Floats:
+        """Histograms (K, B) of the weighted events."""
+        rows = [filled(index, w * self.simulation.weight, size)[0] for w in weights]
+        return np.array(rows, np.float64).reshape(len(weights), size)
 
     def _at(self, iteration: int | None) -> tuple[Floats, Floats]:
         """Weights and replicas after an iteration."""
@@ -159,9 +111,9 @@ class Unfolded:
             raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
         return self.iterations[iteration].weights, self.replicas[:0]
 
-    def hist(self, observable: str | Sequence[str], bins: Any) -> hist.Hist[Any]:
+    def hist(self, bins: BinningLike) -> hist.Hist[Any]:
         """`spectrum` as ``hist.Hist`` with ``Weight`` storage."""
-        return self.spectrum(observable, bins).hist()
+        return self.spectrum(bins).hist()
 
     def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
         """How often a replica counted each of ``events`` (N,): data, background or simulation.
@@ -224,50 +176,3 @@ def _saved_iteration(arrays: dict[str, NDArray[Any]], i: int) -> Iteration:
         found = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         histories.append(History.of_arrays(found) if found else None)
     return Iteration(arrays[f"{i}.weights"], arrays[f"{i}.movement"], arrays[f"{i}.effective_size"], *histories)
-
-
-def flag(events: Events, name: str) -> NDArray[np.bool_]:
-    """The boolean column ``name`` (N,), all true where there is none; ``TypeError`` for another type."""
-    if name not in events:
-        return np.ones(len(events), np.bool_)
-    column = events.flat(name)
-    if column.dtype != np.bool_:
-        raise TypeError(f"column {name!r}: expected booleans, found {column.dtype}; compare first, as in x > 0")
-    return column
-
-
-def _axes(observable: str | Sequence[str], bins: Any) -> tuple[tuple[str, ...], tuple[Floats, ...]]:
-    """Names and checked edges, one each a dimension."""
-    names = (observable,) if isinstance(observable, str) else tuple(observable)
-    each = (bins,) if isinstance(observable, str) else tuple(bins)
-    if not names or len(names) != len(each):
-        raise ValueError(f"bins: expected edges for each of {len(names)} observables, found {len(each)}")
-    return names, tuple(_edges(name, edges) for name, edges in zip(names, each, strict=True))
-
-
-def _edges(name: str, bins: ArrayLike) -> Floats:
-    edges = np.asarray(bins, np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins of {name!r}: expected rising edges (B + 1,), found {bins!r}")
-    return edges
-
-
-def _bin_numbers(values: Sequence[NDArray[Any]], edges: Sequence[Floats]) -> tuple[NDArray[np.int64], int]:
-    """The flattened bin number of each event, ``size`` for those outside, and ``size``, the number of bins.
-
-    The last bin holds its upper edge, as numpy's do.
-    """
-    shape = tuple(len(e) - 1 for e in edges)
-    size, index, inside = int(np.prod(shape)), np.zeros(len(values[0]), np.int64), np.ones(len(values[0]), np.bool_)
-    for column, e, count in zip(values, edges, shape, strict=True):
-        place = np.searchsorted(e, column, side="right") - 1
-        place[column == e[-1]] = count - 1
-        inside &= (place >= 0) & (place < count)
-        index = index * count + np.clip(place, 0, count - 1)
-    return np.where(inside, index, size), size
-
-
-def _fill(weights: Floats, own: Floats, rows: NDArray[np.int64], index: NDArray[np.int64], size: int) -> Floats:
-    """Histograms (K, B) of the weighted rows."""
-    filled = [np.bincount(index, w[rows] * own[rows], minlength=size + 1)[:size] for w in weights]
-    return np.array(filled, np.float64).reshape(len(weights), size)

@@ -41,13 +41,13 @@ from scipy import special
 
 from .. import ensemble, losses
 from ..ensemble import Fitted
-from ..events import Events, positive_total
+from ..events import Events, flag, positive_total
 from ..features import Features, Inputs
 from ..nets import MLP, DeepSet, Network, Transformer
 from ..resample import Resample
 from ..train import Training
 from ..trees import Trees
-from .result import Iteration, Unfolded, flag
+from .result import Iteration, Unfolded
 
 __all__ = ["omnifold"]
 
