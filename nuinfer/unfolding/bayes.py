@@ -31,10 +31,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import check_finite
 from .measured import Counts, Fakes, Measured
 from .propagation import Derivative, Term, simulation_covariance
-from .response import Response
+from .response import Response, reference_of
 from .spectrum import Spectrum
 
 __all__ = ["BayesIteration", "iterate_bayes", "iterative_bayes"]
@@ -114,7 +113,7 @@ def iterative_bayes(
     if not isinstance(iterations, int | np.integer) or iterations < 1:
         raise ValueError(f"iterations: expected a whole number of at least 1, found {iterations!r}")
     measured = Measured.of(data, response, background=background, fakes=fakes, covariance=covariance)
-    start = response.truth_yield if prior is None else _prior(prior, response)
+    start = reference_of(prior, response, "prior")
     lost = _check_signal(measured.signal, response, start, outside)
     steps = list(itertools.islice(iterate_bayes(measured.signal, response, start), int(iterations)))
     derivative = _derivative(steps, measured.signal, response, from_simulation=prior is None)
@@ -139,19 +138,6 @@ def _derivative(steps: list[BayesIteration], m: Floats, response: Response, *, f
         slope = slope + onwards @ step.unfolding
         onwards = onwards @ (np.diag(gain) - whole @ p)
     return Derivative(terms, slope, onwards if from_simulation else None)
-
-
-def _prior(prior: ArrayLike, response: Response) -> Floats:
-    found = np.asarray(prior, np.float64)
-    if found.shape != (response.truth.size,):
-        raise ValueError(f"prior: expected contents ({response.truth.size},) of {response.truth!r}, found shape "
-                         f"{found.shape}")  # fmt: skip
-    check_finite("prior", found)
-    bad = np.flatnonzero(found <= 0)
-    if len(bad):
-        raise ValueError(f"prior: expected positive contents, found {found[bad[0]]:g} in bin {bad[0]} "
-                         f"({response.truth.label(int(bad[0]))}); a bin that begins at 0 stays there")  # fmt: skip
-    return found
 
 
 def _check_positive(spectrum: Floats, signal: Floats, response: Response) -> None:

@@ -50,6 +50,27 @@ class Measured:
         """Of data and background (R, R)."""
         return np.asarray(sum(self.covariances.values()))
 
+    def precision(self, response: Response) -> Floats:
+        """The inverse (R, R) of the covariance of data and background.
+
+        Raises
+        ------
+        ValueError
+            where it has none: for bins without variance (named), or combinations of bins without.
+        """
+        total = self.covariance
+        bad = np.flatnonzero(~(np.diag(total) > 0))
+        if len(bad):
+            shown = "; ".join(f"bin {r} ({response.reco.label(int(r))})" for r in bad[:3])
+            raise ValueError(f"covariance: expected a variance of each bin, found none in {len(bad)} of {len(total)} "
+                             f"({shown}); merge reco bins, or give the expected covariance=")  # fmt: skip
+        sigma = np.sqrt(np.diag(total))
+        correlation = total / np.outer(sigma, sigma)
+        if np.linalg.eigvalsh(correlation)[0] < 1e-12:
+            raise ValueError("covariance: expected one that has an inverse, found combinations of bins without "
+                             "variance; is it of more bins than throws?")  # fmt: skip
+        return np.asarray(np.linalg.inv(correlation) / np.outer(sigma, sigma))
+
     @classmethod
     def of(
         cls, data: Counts, response: Response, *, background: Counts = None, fakes: Fakes = "subtract",

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import hashing, store
+from ..errors import check_finite
 from ..events import Events, flag
 from .binning import Binning, BinningLike, filled
 
@@ -200,6 +201,22 @@ class Response:
         names = ("both", "both_variance", "missed", "missed_variance", "fakes", "fakes_variance")
         truth, reco = Binning.from_json(spec["truth"]), Binning.from_json(spec["reco"])
         return cls(truth, reco, *(arrays[name] for name in names))
+
+
+def reference_of(given: ArrayLike | None, response: Response, what: str = "reference") -> Floats:
+    """Positive truth contents (T,), those of the simulation for None; ``what`` is their name in errors."""
+    if given is None:
+        return response.truth_yield
+    found = np.asarray(given, np.float64)
+    if found.shape != (response.truth.size,):
+        raise ValueError(f"{what}: expected contents ({response.truth.size},) of {response.truth!r}, found shape "
+                         f"{found.shape}")  # fmt: skip
+    check_finite(what, found)
+    bad = np.flatnonzero(found <= 0)
+    if len(bad):
+        raise ValueError(f"{what}: expected positive contents, found {found[bad[0]]:g} in bin {bad[0]} "
+                         f"({response.truth.label(int(bad[0]))})")  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,7 +113,7 @@ class Spectrum:
         """Chi-squared (u - A_C s)^T C^+ (u - A_C s) of a model's truth s (B,).
 
         C is the covariance of all sources, and ``covariance`` (B, B) of the model is added.  Where regularisation has
-        taken directions away, C has no inverse; directions of less than 1e-10 of its largest correlation are left out
+        taken directions away, C has no inverse; directions of less than 1e-12 of its largest correlation are left out
         and do not count as degrees of freedom.
 
         Raises
@@ -204,7 +204,7 @@ def of_replicas(
     return Spectrum(binning, members.mean(0), covariances, None, members, replicas, corrected, settings)
 
 
-def quadratic_form(difference: Floats, covariance: Floats, *, smallest: float = 1e-10) -> tuple[float, int]:
+def quadratic_form(difference: Floats, covariance: Floats, *, smallest: float = 1e-12) -> tuple[float, int]:
     """d^T C^+ d and the rank of C (B, B), in units of its diagonal; smaller eigenvalues than ``smallest`` are left out.
 
     Bins without variance have to agree exactly, else the form is infinite.
