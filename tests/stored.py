@@ -77,7 +77,17 @@ from nuinfer.ratio import (
     fit_score,
 )
 from nuinfer.train import History
-from nuinfer.unfolding import Binning, Iteration, Response, Unfolded, iterative_bayes
+from nuinfer.unfolding import (
+    Binning,
+    Iteration,
+    Response,
+    Sideband,
+    Throws,
+    Unfolded,
+    iterative_bayes,
+    likelihood_unfolding,
+    unfold_throws,
+)
 
 DATA = Path(__file__).parent / "data"
 Floats = NDArray[np.float64]
@@ -389,6 +399,30 @@ def workspace() -> Workspace:
 # -- unfolding in bins -------------------------------------------------------------------------------------------------
 
 
+def seen() -> Events:
+    """Six events in two bins of t and three of x."""
+    return Events({"t": [0.5, 0.5, 0.5, 1.5, 1.5, 1.5], "x": [0.5, 1.5, 0.5, 1.5, 2.5, 2.5]})
+
+
+def tilted(events: Events, alpha: float) -> Events:
+    return events.with_weight(events.weight * np.where(events["x"] < 1, 1.0, np.exp(0.1 * alpha)))
+
+
+def unfolded_throw(data: Any, simulation: Events, background: Any, seed: int) -> Any:
+    fixed = simulation.with_weight(np.maximum(simulation.weight, 0.5))  # so that no bin is empty
+    own = Response.from_events(fixed, truth={"t": [0, 1, 2]}, reco={"x": [0, 1, 2, 3]})
+    return iterative_bayes(data, own, iterations=2)
+
+
+def fitted_bins() -> Any:
+    """Two bins, a background that a sideband measures, a penalty."""
+    events = Events({"t": [0.5, 0.5, 1.5, 1.5], "x": [0.4, 1.2, 1.4, 9.0]})
+    own = Response.from_events(events, truth={"t": [0, 1, 2]}, reco={"x": [0, 1, 2]})
+    off = Sideband(data=[12], background={"b": [10]})
+    return likelihood_unfolding([10, 30], own, background={"b": [0, 5]}, norms={"b": 0.2}, sidebands={"off": off},
+                                strength=0.1, order=1, minos_bins=[0])  # fmt: skip
+
+
 def response() -> Response:
     """Two truth bins, the second of which has slices of its own, three reco bins; a miss and a fake."""
     events = Events({"t": [0.5, 0.5, 1.5, 1.5, 1.5], "u": [0.5, 0.5, 0.5, 1.5, 9.0], "x": [0.5, 1.5, 1.5, 2.5, 0.5],
@@ -416,7 +450,10 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "upper_limit": lambda: upper_limit(counted(), "mu"),
     "limit_curve": lambda: limit_curve(counted(), "mu", np.linspace(0.5, 4, 8)),
     "bounded_interval": lambda: bounded_interval(counted(), "mu"), "training_uncertainty": trained,
-    "response": response, "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
+    "thrown": lambda: unfold_throws(unfolded_throw, [3.0, 9.0, 8.0], seen(), Throws(count=4, alone=2, seed=1,
+                                    systematics={"tilt": tilted}), progress=False),
+    "likelihood_unfolding": fitted_bins, "response": response,
+    "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
     **DIAGNOSTICS,
 }  # fmt: skip
 

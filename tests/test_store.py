@@ -20,6 +20,7 @@ from nuinfer import (
     Events,
     density,
     diagnostics,
+    hashing,
     intervals,
     invertible,
     likelihood,
@@ -396,6 +397,25 @@ def test_stored_response_and_spectrum():
     assert list(spectrum.covariances) == ["data", "simulation"]
     assert spectrum.settings["iterations"] == 2
     assert (spectrum.corrected, repr(spectrum)) == (True, repr(again))
+
+
+def test_stored_likelihood_unfolding():
+    found = unfolding.LikelihoodUnfolding.load(example("likelihood_unfolding"))
+    assert list(found.spectrum.covariances)[:2] == ["data", "sideband off"]
+    assert found.spectrum.values.shape == (2,)
+    assert np.isfinite(found.intervals[0]).all()
+    assert np.isnan(found.intervals[1]).all()
+    np.testing.assert_allclose(sum(found.spectrum.covariances.values()), found.spectrum.covariance)
+
+
+def test_stored_throws():
+    found = unfolding.Thrown.load(example("thrown"))
+    assert found.spectra.shape == (4, 2)
+    assert found.alone["tilt"].shape == (2, 2)
+    rng = np.random.default_rng(hashing.salt(1, "alpha", "tilt", 2))
+    np.testing.assert_array_equal(found.alphas["tilt"][2], rng.standard_normal(1))
+    assert "4 throws of 2 bins: the covariance has rank 2" in found.words
+    np.testing.assert_allclose(sum(found.sources.values()), found.covariance)
 
 
 def test_stored_unfolded_result():

@@ -33,10 +33,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from .. import ensemble, losses
@@ -80,6 +80,36 @@ class _Sample:
     fake_reco: Inputs
     truth_inputs: Inputs
     key: NDArray[np.int64]  # of the simulation
+    data: int  # so many rows of ``observed`` are data,
+    background: int  # so many behind them background; the rest are fakes
+
+    @property
+    def subtracted(self) -> bool:
+        """Whether fakes are rows of ``observed``."""
+        return len(self.observed_weight) > self.data + self.background
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights (rows,), or (networks, rows) where each network has its own: of the simulation, and of ``observed``."""
+
+    simulation: Floats
+    observed: Floats
+
+    @classmethod
+    def of(cls, sample: _Sample, factors: Floats | None, others: Floats | None) -> _Weights:
+        own, observed = sample.simulation.weight, sample.observed_weight
+        if factors is None and others is None:
+            return cls(own, observed)
+        networks = len(factors if factors is not None else cast(Floats, others))
+        found = np.tile(observed, (networks, 1))
+        if others is not None:
+            found[:, sample.data : sample.data + sample.background] *= others
+        if factors is None:
+            return cls(own, found)
+        if sample.subtracted:
+            found[:, sample.data + sample.background :] *= factors[:, sample.fakes]
+        return cls(own * factors, found)
 
 
 @dataclass(frozen=True)
@@ -125,6 +155,8 @@ def omnifold(
     iterations: int = 3,
     members: int = 1,
     bootstrap: int = 0,
+    universes: ArrayLike | None = None,
+    background_universes: ArrayLike | None = None,
     group: str | None = None,
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: losses.RatioLoss = "bce",
@@ -160,6 +192,9 @@ def omnifold(
         So many further replicas, each on its own Poisson bootstrap of data, background and simulation: the statistical
         covariance.  All of them train together with the members.  Multiplicities are hashes of ids, so that data,
         background and simulation need ids of their own (those that are not given are).
+    universes, background_universes:
+        Factors (events, bootstrap) of the weights of simulation and background, a column a replica: systematics that
+        change weights alone, thrown together with the statistics and trained in the same batch.
     group:
         Integer column whose equal values (detector throws of one true event) stay together in splits and bootstraps.
         Data and background without it go by their ids.
@@ -180,8 +215,8 @@ def omnifold(
     ------
     ValueError
         for empty samples, totals that are not positive (of the simulation, or of the data after subtraction), columns
-        that are not finite where their flag is true; ``KeyError``, ``TypeError`` for columns missing or of another
-        kind.
+        that are not finite where their flag is true; universes of another shape, negative or not finite;
+        ``KeyError``, ``TypeError`` for columns missing or of another kind.
 
     Examples
     --------
@@ -206,14 +241,19 @@ def omnifold(
     )
     folder = Path(checkpoint) if checkpoint is not None else None
     fit = _Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
-    observed = sample.observed_weight
+    factors = _factors("universes", universes, len(simulation), members, bootstrap)
+    others = _factors("background_universes", background_universes, sample.background, members, bootstrap)
+    own = _Weights.of(sample, factors, others)
+    observed = own.observed
     if fakes == "scale" and len(sample.fakes):
-        observed = observed * _purity(sample, fit, reco)
-    run = _Run(sample, fit, reco, truth, observed, misses, fakes)
+        observed = observed * _purity(sample, own, fit, reco)
+    run = _Run(sample, own, fit, reco, truth, observed, misses, fakes)
     steps = [run.iterate(number) for number in range(iterations)]
     weights, replicas = run.full_weights(0, members), run.full_weights(members, resample.members)
     for b, replica in enumerate(replicas):
         replica *= resample.bootstrapped(members + b, sample.key)
+        if factors is not None:
+            replica *= factors[members + b]
     settings = {
         "misses": misses, "fakes": fakes, "iterations": iterations, "reco": reco.to_json(), "truth": truth.to_json(),
         "network": ensemble.spec_of(network),
@@ -225,13 +265,14 @@ class _Run:
     """The weights of all networks as they go through the iterations."""
 
     def __init__(
-        self, sample: _Sample, fit: _Fit, reco: Features, truth: Features, observed: Floats, misses: str, fakes: str
-    ) -> None:
+        self, sample: _Sample, weights: _Weights, fit: _Fit, reco: Features, truth: Features, observed: Floats,
+        misses: str, fakes: str,
+    ) -> None:  # fmt: skip
         self.sample, self.fit, self.misses, self.fakes = sample, fit, misses, fakes
         self.reco, self.truth = reco, truth
         networks = fit.resample.members
         self.observed = observed  # (rows,), or (networks, rows) where each network has its own
-        self.weight = sample.simulation.weight
+        self.weight = weights.simulation  # (events,), or (networks, events) as well
         self.nu = np.ones((networks, len(sample.simulation)))
         self.fake_nu = np.ones((networks, len(sample.fakes)))
         times = [fit.resample.bootstrapped(k, sample.key) for k in range(networks)]
@@ -239,7 +280,7 @@ class _Run:
         self.fake_times = np.stack([t[sample.fakes] for t in times])
         observed_times = np.stack([fit.resample.bootstrapped(k, sample.observed_key) for k in range(networks)])
         self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
-        self.fake_target = (sample.observed_weight * observed_times).sum(1) - self.target  # and their scaled fakes
+        self.fake_target = (weights.observed * observed_times).sum(1) - self.target  # and their scaled fakes
         _check_signal(self.target)
         self.step1: Fitted | None = None
         self.step2: Fitted | None = None
@@ -260,7 +301,7 @@ class _Run:
         before = self.nu[:plain, truth]
         step1, omega = self._reco_step(number)
         step2 = self._truth_step(number, omega)
-        after, own = self.nu[:plain, truth], self.weight[truth]
+        after, own = self.nu[:plain, truth], self.sample.simulation.weight[truth]
         moved = np.sqrt(np.mean(np.log(after / before) ** 2, axis=1))
         size = (after @ own) ** 2 / ((after * own) ** 2).sum(1)
         return Iteration(self.full_weights(0, plain), moved, size, step1.history, step2.history)
@@ -268,7 +309,7 @@ class _Run:
     def _reco_step(self, number: int) -> tuple[Fitted, Floats]:
         """The fit, and omega (networks, signal): nu r(x), normalised to the data's signal part."""
         sample = self.sample
-        present = self.weight[sample.signal] * self.nu[:, sample.signal]
+        present = self.weight[..., sample.signal] * self.nu[:, sample.signal]
         none = np.zeros((*self.observed.shape[:-1], len(sample.signal)))
         one = _mean_one(np.concatenate([self.observed, none], -1))
         zero = _mean_one(np.concatenate([np.zeros((len(present), len(sample.observed))), present], 1))
@@ -277,7 +318,7 @@ class _Run:
         omega = self.nu[:, sample.signal] * np.exp(step1.log(sample.reco))
         if number == 0 and self.fakes == "scale" and len(sample.fakes):
             self._scale_fakes(step1)
-        total = (self.weight[sample.signal] * self.signal_times * omega).sum(1)
+        total = (self.weight[..., sample.signal] * self.signal_times * omega).sum(1)
         return step1, omega * (self.target / total)[:, None]
 
     def _truth_step(self, number: int, omega: Floats) -> Fitted:
@@ -287,7 +328,7 @@ class _Run:
         if self.misses == "prior":
             pulled = self.nu[:, sample.truth]
             pulled[:, self.in_truth] = omega
-        own = self.weight[self.rows]
+        own = self.weight[..., self.rows]
         weights = _mean_one(own * pulled), _mean_one(own)
         key = sample.key[self.rows]
         self.step2 = step2 = self.fit(label, self.taught_inputs, weights, key, self.truth, self.step2)
@@ -300,7 +341,7 @@ class _Run:
 
     def _scale_fakes(self, step1: Fitted) -> None:
         """Fakes follow the data at their reco value: D(x) / S_0(x), which the first reco step has learned."""
-        own = self.weight[self.sample.fakes] * self.fake_times
+        own = self.weight[..., self.sample.fakes] * self.fake_times
         shape = np.exp(step1.log(self.sample.fake_reco))
         self.fake_nu = shape * (self.fake_target / (own * shape).sum(1))[:, None]
 
@@ -328,37 +369,53 @@ def _tables(
     positive_total("data", data.weight)
     positive_total("simulation (events with truth and reco)", simulation.weight[signal])
     reco_inputs = reco.tensors(simulation, where=pass_reco)
-    parts = [(reco.tensors(data), data.weight, _key(data, group))]
+    parts, others = [(reco.tensors(data), data.weight, _key(data, group))], 0
     key = simulation.key(group)
     if background is not None and len(background):
         if "pass_reco" in background:
             background = background.select(flag(background, "pass_reco"))
         parts.append((reco.tensors(background), -background.weight, _key(background, group)))
+        others = len(background)
     if fakes == "subtract" and len(fake_rows):
         parts.append((reco_inputs.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
     return _Sample(
         simulation, signal, truth_rows, fake_rows,
         Inputs.concat([part for part, _, _ in parts]), np.concatenate([w for _, w, _ in parts]),
         np.concatenate([k for _, _, k in parts]), reco_inputs.select(signal), reco_inputs.select(fake_rows),
-        truth.tensors(simulation, where=pass_truth).select(truth_rows), key,
+        truth.tensors(simulation, where=pass_truth).select(truth_rows), key, len(data), others,
     )  # fmt: skip
+
+
+def _factors(what: str, given: ArrayLike | None, events: int, members: int, replicas: int) -> Floats | None:
+    """Factors (networks, events) of the weights, 1 for the members."""
+    if given is None:
+        return None
+    found = np.asarray(given, np.float64)
+    if found.shape != (events, replicas) or not replicas:
+        raise ValueError(f"{what}: expected factors (events, bootstrap) = ({events}, {replicas}), found shape "
+                         f"{found.shape}; give bootstrap= as many as universes")  # fmt: skip
+    bad = ~np.isfinite(found) | (found < 0)
+    if bad.any():
+        raise ValueError(f"{what}: expected finite factors from 0, found {int(bad.sum())} that are not, first in rows "
+                         f"{np.flatnonzero(bad.any(1))[:5].tolist()}")  # fmt: skip
+    return np.concatenate([np.ones((members, events)), found.T])
 
 
 def _key(events: Events, group: str | None) -> NDArray[np.int64]:
     return events.key(group if group in events else None)
 
 
-def _purity(sample: _Sample, fit: _Fit, reco: Features) -> Floats:
+def _purity(sample: _Sample, weights: _Weights, fit: _Fit, reco: Features) -> Floats:
     """The simulation's signal fraction p(x) at each observed row (networks, rows), by a ratio of signal to fakes."""
-    weight = sample.simulation.weight
+    weight = weights.simulation
     rows = np.concatenate([sample.signal, sample.fakes])
     is_signal = np.arange(len(rows)) < len(sample.signal)
-    one, zero = np.where(is_signal, weight[rows], 0.0), np.where(is_signal, 0.0, weight[rows])
-    positive_total("fakes", zero)
+    one, zero = np.where(is_signal, weight[..., rows], 0.0), np.where(is_signal, 0.0, weight[..., rows])
+    positive_total("fakes", sample.simulation.weight[sample.fakes])
     inputs = Inputs.concat([sample.reco, sample.fake_reco])
     fitted = fit("purity", inputs, (_mean_one(one), _mean_one(zero)), sample.key[rows], reco, None)
     times = np.stack([fit.resample.bootstrapped(k, sample.key[rows]) for k in range(fit.resample.members)])
-    odds = np.log((times @ one) / (times @ zero))
+    odds = np.log((times * one).sum(1) / (times * zero).sum(1))
     return np.asarray(special.expit(fitted.log(sample.observed) + odds[:, None]))
 
 

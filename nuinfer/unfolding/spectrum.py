@@ -168,16 +168,24 @@ class Spectrum:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
-        spec = {"binning": self.binning.to_json(), "sources": list(self.covariances), "corrected": self.corrected,
-                "settings": self.settings}  # fmt: skip
-        arrays = {"values": self.values, "members": self.members, "replicas": self.replicas}
-        arrays |= {f"covariance.{i}": c for i, c in enumerate(self.covariances.values())}
-        store.save(path, "spectrum", spec, arrays | ({} if self.smearing is None else {"smearing": self.smearing}))
+        store.save(path, "spectrum", *self.saved())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Spectrum:
         """Read what `save` wrote; ``CorruptFile`` for a damaged file, ``ValueError`` for another kind."""
-        spec, arrays = store.load(path, "spectrum")
+        return cls.of_saved(*store.load(path, "spectrum"))
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Spec and arrays, for a file that holds more."""
+        spec = {"binning": self.binning.to_json(), "sources": list(self.covariances), "corrected": self.corrected,
+                "settings": self.settings}  # fmt: skip
+        arrays = {"values": self.values, "members": self.members, "replicas": self.replicas}
+        arrays |= {f"covariance.{i}": c for i, c in enumerate(self.covariances.values())}
+        return spec, arrays | ({} if self.smearing is None else {"smearing": self.smearing})
+
+    @classmethod
+    def of_saved(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Spectrum:
+        """The inverse of `saved`."""
         covariances = {name: arrays[f"covariance.{i}"] for i, name in enumerate(spec["sources"])}
         return cls(
             Binning.from_json(spec["binning"]), arrays["values"], covariances, arrays.get("smearing"),
