@@ -43,6 +43,7 @@ _MODULES = (
     "events",
     "features",
     "hashing",
+    "histograms",
     "intervals",
     "invertible",
     "io",

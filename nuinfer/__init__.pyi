@@ -6,6 +6,7 @@ from . import errors as errors
 from . import events as events
 from . import features as features
 from . import hashing as hashing
+from . import histograms as histograms
 from . import intervals as intervals
 from . import invertible as invertible
 from . import io as io

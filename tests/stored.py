@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor, distributions
 
 from nuinfer import MLP, Events, Ragged, Training, Trees, diagnostics, tasks
-from nuinfer.density import NSF, Density, fit_density
+from nuinfer.density import MAF, NSF, Density, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
     Contour,
@@ -79,11 +79,15 @@ from nuinfer.ratio import (
 from nuinfer.train import History
 from nuinfer.unfolding import (
     Binning,
+    FlowMatching,
     Iteration,
     Response,
     Sideband,
     Throws,
     Unfolded,
+    cross_section,
+    fit_flow_matching,
+    generative_unfolding,
     iterative_bayes,
     likelihood_unfolding,
     unfold_throws,
@@ -399,6 +403,19 @@ def workspace() -> Workspace:
 # -- unfolding in bins -------------------------------------------------------------------------------------------------
 
 
+BLURRED = Events({"t": np.linspace(-1, 1, 40), "x": np.linspace(-1, 1, 40) + 0.1 * np.cos(np.arange(40.0))})
+BRIEF: dict[str, Any] = {"training": Training(epochs=2, batch=20), "seed": 1, "progress": False}
+
+
+def generative() -> Any:
+    """Two members, two replicas, two iterations, of the smallest networks."""
+    return generative_unfolding(
+        BLURRED.keep(["x"]), BLURRED, reco=["x"], truth=["t"], network=MAF(transforms=1, width=2, depth=1), members=2,
+        bootstrap=2, iterations=2, draws=1, classifier=MLP(width=2, depth=1),
+        classifier_training=Training(epochs=2, batch=20), **BRIEF,
+    )  # fmt: skip
+
+
 def seen() -> Events:
     """Six events in two bins of t and three of x."""
     return Events({"t": [0.5, 0.5, 0.5, 1.5, 1.5, 1.5], "x": [0.5, 1.5, 0.5, 1.5, 2.5, 2.5]})
@@ -421,6 +438,13 @@ def fitted_bins() -> Any:
     off = Sideband(data=[12], background={"b": [10]})
     return likelihood_unfolding([10, 30], own, background={"b": [0, 5]}, norms={"b": 0.2}, sidebands={"off": off},
                                 strength=0.1, order=1, minos_bins=[0])  # fmt: skip
+
+
+def measured_cross_section() -> Any:
+    """Twenty events of efficiency 1 over a flux of 1e-10, 1e20 POT and 1e30 targets."""
+    own = Response.from_events(seen(), truth={"t": [0, 1, 2]}, reco={"x": [0, 1, 2, 3]})
+    return cross_section(iterative_bayes([3.0, 9.0, 8.0], own), flux=1e-10, targets=1e30, exposure=1e20,
+                         averaging="nominal", units={"t": "GeV"})  # fmt: skip
 
 
 def response() -> Response:
@@ -452,7 +476,12 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "bounded_interval": lambda: bounded_interval(counted(), "mu"), "training_uncertainty": trained,
     "thrown": lambda: unfold_throws(unfolded_throw, [3.0, 9.0, 8.0], seen(), Throws(count=4, alone=2, seed=1,
                                     systematics={"tilt": tilted}), progress=False),
-    "likelihood_unfolding": fitted_bins, "response": response,
+    "likelihood_unfolding": fitted_bins,
+    "cross_section": measured_cross_section,
+    "generative": generative,
+    "flow_matching": lambda: fit_flow_matching(BLURRED, ["t"], condition=["x"],
+                                               network=FlowMatching(width=4, depth=1), **BRIEF),
+    "response": response,
     "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
     **DIAGNOSTICS,
 }  # fmt: skip

@@ -26,6 +26,7 @@ ORDER = [
     "events",
     "store",
     "records",
+    "histograms",
     "io",
     "tasks",
     "features",

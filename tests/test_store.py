@@ -408,6 +408,35 @@ def test_stored_likelihood_unfolding():
     np.testing.assert_allclose(sum(found.spectrum.covariances.values()), found.spectrum.covariance)
 
 
+def test_stored_generative_unfolding():
+    found = unfolding.GenerativeUnfolding.load(example("generative"))
+    x = Events({"x": [0.0, 0.5]})
+    draws = found.posterior(x, draws=2000)
+    assert draws.shape == (2, 2000, 1)
+    spectrum = found.spectrum({"t": [-3.0, 0.0, 3.0]})
+    assert (spectrum.members.shape, spectrum.replicas.shape) == ((2, 2), (2, 2))
+    assert spectrum.values.sum() == pytest.approx(40, rel=0.2)
+    assert len(found.iterations) == 2
+
+
+def test_stored_flow_matching():
+    found = unfolding.FlowMatchingDensity.load(example("flow_matching"))
+    x = Events({"x": [0.0]})
+    draws = found.draws(2000, x, seed=1)[0, :, 0]
+    at = np.linspace(-4, 4, 401)
+    density = np.exp(found.log_prob(Events({"t": at, "x": np.zeros(401)})))
+    assert density.sum() * (at[1] - at[0]) == pytest.approx(1, abs=0.02)
+    mean = (at * density).sum() / density.sum()
+    assert abs(draws.mean() - mean) < 5 * draws.std() / 2000**0.5
+
+
+def test_stored_cross_section():
+    found = unfolding.CrossSection.load(example("cross_section"))
+    # efficiency 1, so that the events are the signal: 20 over flux 1e-10 x exposure 1e20 x targets 1e30
+    assert found.integrated().value == pytest.approx(20 / 1e40, rel=1e-9)
+    assert list(found.covariances) == ["data", "simulation"]
+
+
 def test_stored_throws():
     found = unfolding.Thrown.load(example("thrown"))
     assert found.spectra.shape == (4, 2)

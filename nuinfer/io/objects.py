@@ -1,8 +1,9 @@
-"""Inputs of an analysis that come as objects of a ROOT file: histograms, graphs, matrices."""
+"""Objects of a ROOT file: histograms, graphs, matrices that an analysis reads, and histograms that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from .sources import Source, places
 if TYPE_CHECKING:
     import hist
 
-__all__ = ["Graph", "graph_of", "hist_of", "matrix_of"]
+__all__ = ["Graph", "graph_of", "hist_of", "matrix_of", "write_objects"]
 
 _HISTS = tuple(f"TH{d}{kind}" for d in (1, 2, 3) for kind in "DFISCL")
 _GRAPHS = ("TGraph", "TGraphErrors", "TGraphAsymmErrors")
@@ -114,3 +115,12 @@ def _as_matrix(matrix: Any) -> Floats:
 
 def _floats(values: Any) -> Floats:
     return np.array(values, dtype=np.float64)
+
+
+def write_objects(path: Path, objects: Mapping[str, Any]) -> None:
+    """Histograms (``hist.Hist``, or contents and edges by axis) and texts as objects of a new ROOT file, by name."""
+    import uproot
+
+    with uproot.recreate(path) as file:
+        for name, item in objects.items():
+            file[name] = item

@@ -33,8 +33,9 @@ from scipy import linalg
 from torch import Tensor
 
 from ..errors import check_finite
-from .bins import Contents, poisson_deviance, variances
+from ..histograms import Contents, variances
 from .costs import DifferentiableCost, Limits, NegativeDensity, checked_limits, named
+from .deviance import poisson_deviance
 
 __all__ = ["Binned"]
 

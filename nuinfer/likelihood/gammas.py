@@ -23,9 +23,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .bins import poisson_deviance
 from .constraints import Constraint
 from .costs import NegativeDensity
+from .deviance import poisson_deviance
 from .samples import Template
 
 __all__ = ["Group", "NormalFactors", "PoissonFactors", "Row", "Statistics", "grouped", "rows_of"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..events import Events, positive_total
-from .bins import Contents, variances
+from ..histograms import Contents, variances
 from .costs import Coefficient
 from .mixture import factors
 

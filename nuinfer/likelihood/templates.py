@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import closest
+from ..histograms import Contents
 from .binned import negative_bin
-from .bins import Contents
 from .constraints import Constraint
 from .costs import Coefficient, DifferentiableCost, Limits, checked_limits, named
 from .expectation import Expectation, NormCode, Norms, ShapeCode, Shapes, deviance, mean

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from .. import store
 from ..errors import CorruptFile, closest
 from ..events import Events
+from ..histograms import Contents
 from ..ratio import Ratio
-from .bins import Contents
 from .constraints import Constraint, LogNormal, Normal, Poisson, TwoPoint
 from .costs import Coefficient, DifferentiableCost, Limits, summed
 from .mixture import Generator, LogRatio, Mixture, Process, UnbinnedCost

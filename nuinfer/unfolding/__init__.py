@@ -6,40 +6,130 @@ counts, nuisance parameters and control samples.  `omnifold` unfolds events, in 
 `unfold_throws` does it all again with everything varied that is uncertain.
 """
 
-from .bayes import BayesIteration, iterate_bayes, iterative_bayes
-from .binning import Binning
-from .likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
-from .measured import Measured
-from .response import Response
-from .result import Iteration, Unfolded
-from .reweighting import omnifold
-from .spectrum import Chi2, Spectrum
-from .throws import Thrown, Throws, omnifold_throws, unfold_throws
-from .tikhonov import StrengthScan, scan_strength, tikhonov
-from .wiener import wiener_svd
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bayes import BayesIteration, iterate_bayes, iterative_bayes
+    from .binning import Binning
+    from .cross_sections import CrossSection, SpectrumRatio, cross_section, flux_integral, spectrum_ratio
+    from .export import (
+        HepDataTable,
+        UnbinnedResult,
+        export_hepdata,
+        export_root,
+        export_unbinned,
+        read_unbinned,
+    )
+    from .flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching
+    from .generative import GenerativeIteration, GenerativeUnfolding, generative_unfolding
+    from .least_squares import StrengthScan, scan_strength, tikhonov
+    from .likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
+    from .measured import Measured
+    from .response import Response
+    from .result import Iteration, Unfolded
+    from .reweighting import omnifold
+    from .spectrum import Chi2, Spectrum
+    from .throws import Thrown, Throws, omnifold_throws, unfold_throws
+    from .wiener import wiener_svd
+
+#: Where each name is; modules load when they are first used, so that methods in bins do not wait for torch.
+_NAMES = {
+    "Background": "likelihood_fit",
+    "BayesIteration": "bayes",
+    "Binning": "binning",
+    "Chi2": "spectrum",
+    "CrossSection": "cross_sections",
+    "FlowMatching": "flow_matching",
+    "FlowMatchingDensity": "flow_matching",
+    "GenerativeIteration": "generative",
+    "GenerativeUnfolding": "generative",
+    "HepDataTable": "export",
+    "Iteration": "result",
+    "LikelihoodUnfolding": "likelihood_fit",
+    "Measured": "measured",
+    "Response": "response",
+    "Sideband": "likelihood_fit",
+    "Spectrum": "spectrum",
+    "SpectrumRatio": "cross_sections",
+    "StrengthScan": "least_squares",
+    "Thrown": "throws",
+    "Throws": "throws",
+    "UnbinnedResult": "export",
+    "Unfolded": "result",
+    "cross_section": "cross_sections",
+    "export_hepdata": "export",
+    "export_root": "export",
+    "export_unbinned": "export",
+    "fit_flow_matching": "flow_matching",
+    "flux_integral": "cross_sections",
+    "generative_unfolding": "generative",
+    "iterate_bayes": "bayes",
+    "iterative_bayes": "bayes",
+    "likelihood_unfolding": "likelihood_fit",
+    "omnifold": "reweighting",
+    "omnifold_throws": "throws",
+    "read_unbinned": "export",
+    "scan_strength": "least_squares",
+    "spectrum_ratio": "cross_sections",
+    "tikhonov": "least_squares",
+    "unfold_throws": "throws",
+    "wiener_svd": "wiener",
+}
 
 __all__ = [
     "Background",
     "BayesIteration",
     "Binning",
     "Chi2",
+    "CrossSection",
+    "FlowMatching",
+    "FlowMatchingDensity",
+    "GenerativeIteration",
+    "GenerativeUnfolding",
+    "HepDataTable",
     "Iteration",
     "LikelihoodUnfolding",
     "Measured",
     "Response",
     "Sideband",
     "Spectrum",
+    "SpectrumRatio",
     "StrengthScan",
     "Thrown",
     "Throws",
+    "UnbinnedResult",
     "Unfolded",
+    "cross_section",
+    "export_hepdata",
+    "export_root",
+    "export_unbinned",
+    "fit_flow_matching",
+    "flux_integral",
+    "generative_unfolding",
     "iterate_bayes",
     "iterative_bayes",
     "likelihood_unfolding",
     "omnifold",
     "omnifold_throws",
+    "read_unbinned",
     "scan_strength",
+    "spectrum_ratio",
     "tikhonov",
     "unfold_throws",
     "wiener_svd",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

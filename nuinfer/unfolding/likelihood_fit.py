@@ -59,9 +59,9 @@ from torch import Tensor
 from .. import store
 from ..errors import NotConverged, check_finite, missing
 from ..events import Events
+from ..histograms import Contents
 from ..intervals import Fit, fit, minos
 from ..likelihood import BinnedMixture, Normal, Template
-from ..likelihood.bins import Contents
 from ..likelihood.costs import DifferentiableCost, summed
 from .binning import Binning, BinningLike
 from .measured import Counts, Fakes, _contents

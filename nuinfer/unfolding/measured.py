@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import check_finite
 from ..events import Events, flag
-from ..likelihood.bins import Contents
+from ..histograms import Contents
 from .binning import Binning
 from .response import Response
 

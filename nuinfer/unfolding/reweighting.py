@@ -234,8 +234,7 @@ def omnifold(
     _check(misses, fakes, iterations, members, bootstrap)
     sample = _tables(data, simulation, background, reco, truth, fakes, group)
     if bootstrap:
-        named = {"data": data, "background": background, "simulation": simulation}
-        _warn_of_shared_keys({name: _key(events, group) for name, events in named.items() if events is not None})
+        _warn_of_shared_keys(data, background, simulation, group)
     resample = Resample(
         seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0, plain=members
     )
@@ -249,16 +248,12 @@ def omnifold(
         observed = observed * _purity(sample, own, fit, reco)
     run = _Run(sample, own, fit, reco, truth, observed, misses, fakes)
     steps = [run.iterate(number) for number in range(iterations)]
-    weights, replicas = run.full_weights(0, members), run.full_weights(members, resample.members)
-    for b, replica in enumerate(replicas):
-        replica *= resample.bootstrapped(members + b, sample.key)
-        if factors is not None:
-            replica *= factors[members + b]
+    replicas = run.replicas(factors)
     settings = {
         "misses": misses, "fakes": fakes, "iterations": iterations, "reco": reco.to_json(), "truth": truth.to_json(),
         "network": ensemble.spec_of(network),
     }  # fmt: skip
-    return Unfolded(simulation, weights, replicas, tuple(steps), seed, group, settings)
+    return Unfolded(simulation, run.full_weights(0, members), replicas, tuple(steps), seed, group, settings)
 
 
 class _Run:
@@ -351,6 +346,16 @@ class _Run:
         full[:, self.sample.fakes] = self.fake_nu[start:stop]
         return full
 
+    def replicas(self, factors: Floats | None) -> Floats:
+        """`full_weights` of the replicas, with their multiplicities and their factors (networks, events)."""
+        resample = self.fit.resample
+        found = self.full_weights(resample.plain, resample.members)
+        for network, replica in enumerate(found, resample.plain):
+            replica *= resample.bootstrapped(network, self.sample.key)
+            if factors is not None:
+                replica *= factors[network]
+        return found
+
 
 def _tables(
     data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
@@ -434,8 +439,10 @@ def _check_signal(total: Floats) -> None:
         )
 
 
-def _warn_of_shared_keys(keys: dict[str, Rows]) -> None:
+def _warn_of_shared_keys(data: Events, background: Events | None, simulation: Events, group: str | None) -> None:
     """Bootstraps take equal ids for the same event: say so where two samples share some."""
+    named = {"data": data, "background": background, "simulation": simulation}
+    keys = {name: _key(events, group) for name, events in named.items() if events is not None}
     for one, other in itertools.combinations(keys, 2):
         shared = len(np.intersect1d(keys[one], keys[other]))
         if shared:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from .. import metrics, store
 from .binning import Binning
@@ -124,7 +124,7 @@ class Spectrum:
         difference = self.values - self.smear(model)
         total = self.covariance + (0.0 if covariance is None else np.asarray(covariance, np.float64))
         value, dof = quadratic_form(difference, total)
-        return Chi2(value, dof, float(stats.chi2.sf(value, dof)))
+        return Chi2(value, dof, float(special.chdtrc(dof, value)))
 
     def corrected_for_efficiency(self, response: Response) -> Spectrum:
         """Divided by the efficiency of each bin.

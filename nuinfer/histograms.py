@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from ..errors import check_finite
+from .errors import check_finite
 
-__all__ = ["Contents", "poisson_deviance"]
+__all__ = ["Contents"]
 
 Floats = NDArray[np.float64]
 
@@ -132,12 +130,3 @@ def _shown(axis: Any) -> str:
     if isinstance(axis, tuple):
         return str(list(axis))
     return f"{len(axis) - 1} from {axis[0]:g} to {axis[-1]:g} [{', '.join(f'{e:g}' for e in axis[:4])}, ...]"
-
-
-def poisson_deviance(mean: Tensor, count: Tensor) -> Tensor:
-    """2 sum [mu - n + n log(n / mu)] of mu and n (B,), exact in bins of n = 0; mu > 0 where n > 0, from 0 elsewhere."""
-    seen = count > 0
-    one = torch.ones_like(mean)
-    # where nothing was seen the logarithm is of 1, so that neither it nor its gradient meets a 0
-    ratio = torch.where(seen, count / torch.where(seen, mean, one), one)
-    return 2 * (mean - count + count * torch.log(ratio)).sum()

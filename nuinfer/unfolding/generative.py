@@ -1,0 +1,877 @@
+r"""Generative unfolding: draws of the truth for each measured event, from a density learned on the simulation.
+
+The simulation's events i with truth t_i and reco x_i have weights w_i, which nu(t_i) multiplies, at first 1.
+Iteration k:
+
+1. *density*: q_k(t | x), fitted to the simulation's events with both, under w nu: by Bayes' theorem the posterior with
+   the reconstructed truth g_k(t) of the simulation at present as prior.
+2. *draws*: t ~ q_k(. | x_j) for each measured event j.  With the weight of j they are distributed as
+
+   .. math:: g_{k+1}(t) = \int q_k(t \mid x)\, D(x)\, dx, \qquad \int g_{k+1} = \int D
+
+   with D(x) the data's signal: iterative Bayes (D'Agostini), without bins.
+3. *prior removal*: the ratio of the draws to the reconstructed truth of the simulation, nu(t) = g_{k+1}(t) / g_0(t), by
+   a classifier, makes the prior of the next iteration; left out after the last.
+
+Densities and classifiers start each iteration from the one before.  All ratios are to the simulation as it was given,
+so that errors of classifiers do not multiply.
+
+**Background and fakes.**  Step 2 is linear in D.  Background events, and with ``fakes="subtract"`` the simulation's
+fakes (``pass_truth`` false), are events of negative weight among the measured ones, and get draws like them: what is
+true of expectations is true of theirs, at any x, with no purity to learn.  The price is that unfolded events have
+weights of both signs.  With ``"scale"`` the weights of the data are multiplied by the simulation's purity p(x) =
+S_0 / (S_0 + F_0), learned, which keeps the fraction of fakes at each x rather than their yield.
+
+**Acceptance.**  Draws are truth that was reconstructed.  Their weights are divided by the efficiency eps(t), the
+probability that a classifier of reconstructed against missed events learns on all truth of the simulation; it is the
+detector's, and the same in all iterations.
+
+**Rate.**  The draws' weights before the acceptance sum to the data's signal exactly, in each replica too.
+
+Sources: Bellagente, Butter, Kasieczka, Plehn, Rousselot, Winterhalder, Ardizzone, Koethe, arXiv 2006.06685 (conditional
+networks); Backes, Butter, Dunford, Malaescu, arXiv 2212.08674 (iterations); D'Agostini, Nucl. Instrum. Meth. A 362
+(1995) 487 (iterative Bayes, its binned limit).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from torch import Tensor
+
+from .. import ensemble, hashing, losses, nets, store
+from ..density.columns import Bounds, Columns
+from ..density.flow_density import Density
+from ..density.flows import MAF, NSF, FlowStack
+from ..diagnostics import SBC, sbc
+from ..ensemble import Ensemble, Fitted, fit_networks
+from ..events import Events, flag, positive_total
+from ..features import Features, Inputs, Shape
+from ..nets import MLP, DeepSet, Network, Transformer
+from ..resample import Resample
+from ..train import Draw, Drawn, History, Training, digest
+from .binning import Binning, BinningLike, filled
+from .flow_matching import ConditionalRows, FlowMatching, FlowMatchingDensity
+from .reweighting import _check_signal, _key, _mean_one, _warn_of_shared_keys
+from .spectrum import Spectrum, of_replicas
+
+__all__ = ["GenerativeIteration", "GenerativeUnfolding", "generative_unfolding"]
+
+Floats = NDArray[np.float64]
+Keys = NDArray[np.int64]
+
+#: Of the density: a short schedule, run to its end in each iteration.
+TRAINING = Training(epochs=20, batch=512, learning_rate=3e-3)
+#: Of the classifiers of the truth, likewise.
+CLASSIFIER_TRAINING = Training(epochs=20, batch=512, learning_rate=3e-3)
+
+
+# -- functions of the truth --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TruthFunction:
+    """The logarithm of a ratio of two truths, for each of K networks: outputs of the standardised columns, and offsets.
+
+    ``offset`` (K,) is the logarithm of the ratio of their yields.
+    """
+
+    targets: Columns
+    model: Ensemble
+    offset: Floats
+
+    def log(self, values: Floats) -> Floats:
+        """(K, N), at values (N, D) of the truth columns."""
+        return self.model.log(_standardised(self.targets, values)) + self.offset[:, None]
+
+    def part(self, start: int, stop: int) -> TruthFunction:
+        """Of the networks from ``start`` to ``stop``."""
+        return TruthFunction(self.targets, _part(self.model, start, stop), self.offset[start:stop])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Names and arrays to save."""
+        return {"offset": self.offset, **self.model.arrays()}
+
+    @classmethod
+    def of_arrays(
+        cls, targets: Columns, network: Network, arrays: dict[str, NDArray[Any]]
+    ) -> TruthFunction:  # fmt: skip
+        """The inverse of `arrays`."""
+        model = Ensemble.of_arrays(_classifier(network, targets), arrays)
+        return cls(targets, model, arrays["offset"])
+
+
+def _standardised(targets: Columns, values: Floats) -> Inputs:
+    return Inputs(targets.forward(torch.from_numpy(np.ascontiguousarray(values)))[0].float())
+
+
+def _classifier(network: Network, targets: Columns) -> nets.Stack:
+    return nets.stack(network, Shape(len(targets.parts)))
+
+
+def _part(model: Ensemble, start: int, stop: int) -> Ensemble:
+    return replace(model, state={name: tensor[start:stop] for name, tensor in model.state.items()})
+
+
+# -- the result --------------------------------------------------------------------------------------------------------
+
+ConditionalDensity = Density | FlowMatchingDensity
+
+
+@dataclass(frozen=True, eq=False)
+class GenerativeIteration:
+    """One iteration of K members, with M draws for each of R measured events.
+
+    Attributes
+    ----------
+    density:
+        q(t | x), with the truth of the iteration before as prior: the simulation's own in the first.
+    prior:
+        What made that prior of the simulation's; None in the first.
+    truth:
+        The draws (K, R, M, D).
+    efficiency:
+        Of each draw (K, R, M).
+    movement:
+        Root mean square of the change of log nu, over the simulation's reconstructed truth, from the prior of the
+        iteration before to this one's (K,); 0 in the first.
+    ratio_history:
+        Of the classifier that made the prior; None in the first.  That of the density is ``density.history``.
+    """
+
+    density: ConditionalDensity
+    prior: TruthFunction | None
+    truth: Floats
+    efficiency: Floats
+    movement: Floats
+    ratio_history: History | None
+
+
+@dataclass(frozen=True, eq=False)
+class GenerativeUnfolding:
+    """Draws of the truth for each measured event; made by `generative_unfolding`.
+
+    The R measured events are those of the data and, with negative weights, of background and fakes to subtract.
+
+    Attributes
+    ----------
+    id:
+        Of the measured events (R,).
+    weights:
+        Their signed weights (K, R) for each member; those of data multiplied by the purity with ``fakes="scale"``.
+    iterations:
+        What happened in each; the last is the answer.
+    replica_truth, replica_efficiency, replica_weights:
+        The same for bootstrap replicas, (B, R, M, D), (B, R, M), (B, R), multiplicities included.
+    efficiency_of:
+        The log odds of being reconstructed, as a function of the truth; None where nothing was missed.
+    outside:
+        The share of the data that lies outside the simulation's range in a flat reco column.
+    """
+
+    id: Keys
+    weights: Floats
+    iterations: tuple[GenerativeIteration, ...]
+    replica_truth: Floats
+    replica_efficiency: Floats
+    replica_weights: Floats
+    efficiency_of: TruthFunction | None
+    outside: float
+    seed: int
+    group: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The D columns of the truth."""
+        return self.density.columns
+
+    @property
+    def density(self) -> ConditionalDensity:
+        """q(truth | reco) of the last iteration, the mean of its members."""
+        return self.iterations[-1].density
+
+    @cached_property
+    def history(self) -> tuple[History, ...]:
+        """Of the densities, one an iteration; those of classifiers are in ``iterations``."""
+        return tuple(step.density.history for step in self.iterations)
+
+    def _at(self, iteration: int | None) -> GenerativeIteration:
+        if iteration is None:
+            return self.iterations[-1]
+        if not 0 <= iteration < len(self.iterations):
+            raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
+        return self.iterations[iteration]
+
+    # -- unfolded events
+
+    def events(self, *, iteration: int | None = None, reconstructed: bool = False) -> Events:
+        """Unfolded events: the truth columns, M draws of each member for each measured event.
+
+        Weights are the measured event's, over M, K and the draw's efficiency.  Draws have the id of their measured
+        event, so that splits and bootstraps keep them together.
+
+        Parameters
+        ----------
+        iteration:
+            Number from 0 of the iteration; the last by default.
+        reconstructed:
+            Without the efficiency: truth that was reconstructed, whose weights sum to the data's signal.
+        """
+        step = self._at(iteration)
+        weight = _draw_weights(self.weights, step.efficiency, reconstructed) / len(self.weights)
+        return Events(
+            self._columns(step.truth), weight=weight.reshape(-1),
+            id=np.broadcast_to(self.id[None, :, None], weight.shape).reshape(-1),
+        )  # fmt: skip
+
+    def _columns(self, truth: Floats) -> dict[str, Floats]:
+        flat = truth.reshape(-1, truth.shape[-1])
+        return {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(self.columns)}
+
+    def spectrum(self, bins: BinningLike, *, iteration: int | None = None, reconstructed: bool = False) -> Spectrum:
+        """The unfolded spectrum of one or more truth columns.
+
+        Parameters
+        ----------
+        bins:
+            Edges by column, ``{"p": [0, 1, 2]}``, or a `Binning`.
+        iteration, reconstructed:
+            As in `events`; replicas, and with them a statistical covariance, are of the last iteration alone.
+
+        Raises
+        ------
+        KeyError
+            for a column that is none of the truth's; ``ValueError`` for edges that do not rise.
+        """
+        binning, step = Binning.of(bins), self._at(iteration)
+        members = self._fill(binning, step.truth, _draw_weights(self.weights, step.efficiency, reconstructed))
+        none = iteration is not None
+        truth, own = (self.replica_truth[:0] if none else self.replica_truth), self.replica_weights
+        replicas = self._fill(binning, truth, _draw_weights(own, self.replica_efficiency, reconstructed))
+        return of_replicas(binning, members, replicas, corrected=not reconstructed, settings=self.settings)
+
+    def _fill(self, binning: Binning, truth: Floats, weight: Floats) -> Floats:
+        """Histograms (K, B) of draws (K, R, M, D) with weights (K, R, M)."""
+        unknown = [name for name in binning.names if name not in self.columns]
+        if unknown:
+            raise KeyError(f"bins: expected columns of the truth, {', '.join(self.columns)}, found {unknown[0]!r}; "
+                           f"others follow from events(), or are unfolded by naming them in truth=")  # fmt: skip
+        rows = [
+            filled(binning.index(self._columns(t)), w.reshape(-1), binning.size)[0]
+            for t, w in zip(truth, weight, strict=False)
+        ]
+        return np.array(rows, np.float64).reshape(len(truth), binning.size)
+
+    def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
+        """How often a replica counted each of ``events`` (N,): data, background or simulation.
+
+        They are told by their ids, or by ``group`` where they have that column.
+        """
+        return hashing.poisson(_key(events, self.group), self.seed, "bootstrap", replica)
+
+    # -- event by event
+
+    def posterior(self, events: Events, *, draws: int = 100, iteration: int | None = None, seed: int = 0) -> Floats:
+        """Draws (N, draws, D) of the truth of each of N measured events, were it signal.
+
+        Raises
+        ------
+        ValueError
+            for fewer than one draw; ``KeyError``, ``TypeError`` for events without the reco columns.
+        """
+        return self._at(iteration).density.draws(draws, events, seed=seed)
+
+    def efficiency(self, events: Events) -> Floats:
+        """The learned efficiency (N,) at the truth of events, the mean of the members."""
+        if self.efficiency_of is None:
+            return np.ones(len(events))
+        return np.asarray(special.expit(self.efficiency_of.log(self._truth(events))).mean(0))
+
+    def prior(self, events: Events, *, iteration: int | None = None) -> Floats:
+        """nu (N,) at the truth of events: what made the simulation's truth the prior of an iteration's density."""
+        found = self._at(iteration).prior
+        if found is None:
+            return np.ones(len(events))
+        return np.asarray(np.exp(found.log(self._truth(events))).mean(0))
+
+    def _truth(self, events: Events) -> Floats:
+        return self.density.targets.read(events)
+
+    def calibration(
+        self, events: Events, *, draws: int = 99, iteration: int | None = None, density: bool | None = None,
+        seed: int = 0,
+    ) -> SBC:  # fmt: skip
+        """Ranks of the truth of simulated events among posterior draws, and whether they are uniform.
+
+        Events count with their weight times `prior`, since that is the truth that the density has as prior.  A p-value
+        below 0.01 says that the density does not describe the simulation; whether the simulation describes the
+        detector it cannot say.
+
+        Parameters
+        ----------
+        events:
+            Simulated events with truth and reco columns, others than those of the training.  Misses and fakes are
+            left out.
+        draws:
+            Posterior draws of each; one more should have many divisors.
+        density:
+            Whether the rank of log q is looked at too; None for a flow, but not for `FlowMatching`, where it is slow.
+
+        Raises
+        ------
+        ValueError, KeyError
+            as `nuinfer.diagnostics.sbc`.
+        """
+        both = events.select(flag(events, "pass_reco") & flag(events, "pass_truth"))
+        own = self._at(iteration).density
+        condition = cast(Features, own.condition)
+        seen = both.keep([*self.columns, *condition.columns]).with_weight(
+            both.weight * self.prior(both, iteration=iteration)
+        )
+        wanted = isinstance(own, Density) if density is None else density
+        return sbc(_Sampler(own, condition), seen, draws=draws, density=wanted, seed=seed)
+
+    def __repr__(self) -> str:
+        rows, total = len(self.id), float(self.weights.mean(0).sum())
+        corrected = float(_draw_weights(self.weights, self.iterations[-1].efficiency, False).sum() / len(self.weights))
+        moves = ", ".join(f"{step.movement.mean():.3g}" for step in self.iterations[1:])
+        return (
+            f"GenerativeUnfolding({', '.join(self.columns)}; {len(self.weights)} members, "
+            f"{len(self.replica_weights)} replicas, {self.iterations[-1].truth.shape[2]} draws for each of {rows} "
+            f"events; signal {total:.6g}, truth yield {corrected:.6g}; {self.outside:.2g} of the data outside the "
+            f"simulation; movement of the prior {moves or 'none'})"
+        )
+
+    # -- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file, atomically."""
+        arrays: dict[str, NDArray[Any]] = {
+            "id": self.id, "weights": self.weights, "replica_truth": self.replica_truth,
+            "replica_efficiency": self.replica_efficiency, "replica_weights": self.replica_weights,
+        }  # fmt: skip
+        if self.efficiency_of is not None:
+            arrays |= _under("efficiency", self.efficiency_of.arrays())
+        steps = []
+        for i, step in enumerate(self.iterations):
+            spec, own = _saved_iteration(step)
+            steps.append(spec)
+            arrays |= _under(str(i), own)
+        spec = {
+            "iterations": steps, "efficiency": self.efficiency_of is not None, "outside": self.outside,
+            "seed": self.seed, "group": self.group, "settings": self.settings,
+        }  # fmt: skip
+        store.save(path, "generative", spec, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, module: Any = None, classifier: Any = None) -> GenerativeUnfolding:
+        """Read what `save` wrote; ``module`` and ``classifier`` make embedding and classifier that were a user's own.
+
+        Raises
+        ------
+        CorruptFile
+            for a file that is damaged; ``ValueError`` for one of another kind; ``FileNotFoundError`` for none.
+        """
+        spec, arrays = store.load(path, "generative")
+        network = cast(Network, ensemble.network_of(spec["settings"]["classifier"], classifier))
+        steps = tuple(
+            _loaded_iteration(own, _within(str(i), arrays), network, module) for i, own in enumerate(spec["iterations"])
+        )
+        targets = steps[0].density.targets
+        found = _within("efficiency", arrays)
+        efficiency = TruthFunction.of_arrays(targets, network, found) if spec["efficiency"] else None
+        return cls(
+            arrays["id"], arrays["weights"], steps, arrays["replica_truth"], arrays["replica_efficiency"],
+            arrays["replica_weights"], efficiency, spec["outside"], spec["seed"], spec["group"], spec["settings"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """A density as diagnostics ask for one."""
+
+    density: ConditionalDensity
+    features: Features
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.density.columns
+
+    def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
+        return self.density.draws(n, observations, seed=seed)
+
+    def log_probs(self, theta: ArrayLike, observations: Events) -> Floats:
+        return self.density.log_probs(theta, observations)
+
+
+def _draw_weights(weights: Floats, efficiency: Floats, reconstructed: bool) -> Floats:
+    """Weights (K, R, M) of draws, from those of the measured events (K, R)."""
+    shared = weights[:, :, None] / efficiency.shape[2]
+    return np.broadcast_to(shared, efficiency.shape) if reconstructed else shared / efficiency
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The inverse of `_under`, of several."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+
+
+def _saved_iteration(step: GenerativeIteration) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    spec, arrays = step.density.saved()
+    found = {"truth": step.truth, "efficiency": step.efficiency, "movement": step.movement}
+    found |= _under("density", arrays)
+    found |= _under("prior", step.prior.arrays()) if step.prior is not None else {}
+    found |= _under("ratio", step.ratio_history.arrays()) if step.ratio_history is not None else {}
+    kind = "flow" if isinstance(step.density, Density) else "flow matching"
+    return {"kind": kind, "density": spec}, found
+
+
+def _loaded_iteration(
+    spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], network: Network, module: Any
+) -> GenerativeIteration:
+    kind: Any = Density if spec["kind"] == "flow" else FlowMatchingDensity
+    density: ConditionalDensity = kind.of_saved(spec["density"], _within("density", arrays), module=module)
+    prior, ratio = _within("prior", arrays), _within("ratio", arrays)
+    return GenerativeIteration(
+        density, TruthFunction.of_arrays(density.targets, network, prior) if prior else None, arrays["truth"],
+        arrays["efficiency"], arrays["movement"], History.of_arrays(ratio) if ratio else None,
+    )  # fmt: skip
+
+
+# -- the method --------------------------------------------------------------------------------------------------------
+
+
+def generative_unfolding(
+    data: Events,
+    simulation: Events,
+    *,
+    reco: Features | Sequence[str],
+    truth: Sequence[str],
+    background: Events | None = None,
+    fakes: Literal["subtract", "scale"] = "subtract",
+    iterations: int = 3,
+    draws: int = 4,
+    members: int = 1,
+    bootstrap: int = 0,
+    outside: float = 0.05,
+    bounds: Mapping[str, Bounds] | None = None,
+    group: str | None = None,
+    network: NSF | MAF | FlowMatching = NSF(),  # noqa: B008 - a frozen spec
+    embedding: Network | None = None,
+    summaries: int = 16,
+    classifier: Network = MLP(),  # noqa: B008 - a frozen spec
+    validation: float = 0.0,
+    training: Training = TRAINING,
+    classifier_training: Training = CLASSIFIER_TRAINING,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> GenerativeUnfolding:
+    """Unfold ``data`` by draws of the truth given what was measured.
+
+    Parameters
+    ----------
+    data:
+        Measured events with the reco columns; weights of any sign.  Where it has a column ``pass_reco``, the others
+        are left out.
+    simulation:
+        Events with truth and reco columns, and boolean columns ``pass_reco``, ``pass_truth`` where there are misses or
+        fakes.  A miss needs no finite reco columns, a fake no truth ones.
+    reco:
+        What the density is conditioned on: flat columns, or `Features` with clouds.
+    truth:
+        The columns that are unfolded, jointly; flat and continuous.
+    background:
+        Events with the reco columns whose sum of weights is what is expected in the data; subtracted.
+    fakes:
+        See the module.
+    iterations:
+        How many densities are trained, each with the truth that the one before has found as prior.
+    draws:
+        Of the truth, for each measured event.
+    members:
+        Replicas with their own initial weights and batches.  Their mean is the answer, its method variance theirs
+        over K.
+    bootstrap:
+        So many further replicas, each on its own Poisson bootstrap of data, background and simulation.  All train
+        together with the members.  Each holds its draws, 8 (D + 1) bytes for each draw of each measured event.
+    outside:
+        The largest share of the data that may lie outside the simulation's range in a flat reco column, where no
+        density was learned.
+    bounds:
+        Of truth columns, as in `nuinfer.density.fit_density`.
+    group:
+        Integer column whose equal values (detector throws of one true event) stay together in bootstraps.
+    network, embedding, summaries:
+        Of the density: a flow, or `FlowMatching` for more than ten truth columns; and what sums up the reco columns.
+    classifier:
+        Of the truth, for prior removal and efficiency.  Of a ``DeepSet`` or ``Transformer`` its head is used.
+    validation, device:
+        As in `nuinfer.fit_ratio`.
+    training, classifier_training:
+        Of the density, and of the classifiers.
+    seed:
+        The same seed gives the same draws, to the bit, at a fixed number of threads.
+    checkpoint:
+        A folder; a run that was stopped continues from it and gives the same numbers.
+
+    Raises
+    ------
+    ValueError
+        for empty samples, totals that are not positive (of the simulation, or of the data after subtraction), columns
+        that are not finite where their flag is true, or too much data outside the simulation; ``KeyError``,
+        ``TypeError`` for columns missing or of another kind.
+
+    Examples
+    --------
+    >>> from nuinfer.simulators import GaussianUnfolding
+    >>> toy = GaussianUnfolding()  # truth N(0, 1), simulation N(0.2, 0.9^2), smearing 0.5
+    >>> result = generative_unfolding(
+    ...     toy.data(4000, 1), toy.simulation(4000, 1), reco=["x0"], truth=["t0"], iterations=2, seed=1,
+    ...     network=NSF(transforms=1, width=16), classifier=MLP(width=16, depth=2),
+    ...     training=Training(epochs=8, batch=128, learning_rate=0.01), progress=False)
+    >>> bool(abs(result.events()["t0"].mean() - toy.unfolded(2).mean[0]) < 0.1)
+    True
+    >>> result.posterior(toy.data(3, 2), draws=50).shape
+    (3, 50, 1)
+    """
+    given, wanted = Features.of(reco), Features.of(truth)
+    _check_networks(wanted, network)
+    _check(fakes, outside, iterations=iterations, draws=draws, members=members, bootstrap=bootstrap)
+    if bootstrap:
+        _warn_of_shared_keys(data, background, simulation, group)
+    sample = _tables(data, simulation, background, given, wanted, fakes, group)
+    away = _outside(sample, given, outside)
+    resample = Resample(seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0,
+                        plain=members)  # fmt: skip
+    both = sample.simulation.select(sample.signal)
+    rows = ConditionalRows.of(both, wanted.flat, given, bounds=bounds or {}, embedding=embedding, summaries=summaries,
+                              key=sample.key[sample.signal], seed=seed)  # fmt: skip
+    classifier = classifier.head if isinstance(classifier, DeepSet | Transformer) else classifier
+    folder = Path(checkpoint) if checkpoint is not None else None
+    fit = _Fit(network, classifier, training, classifier_training, resample, device, folder, progress)
+    run = _Run(sample, rows, fit, draws, fakes)
+    steps = [run.iterate(number, last=number == iterations - 1) for number in range(iterations)]
+    settings = {"fakes": fakes, "iterations": iterations, "reco": given.to_json(), "truth": wanted.to_json(),
+                **_specs(network, classifier)}  # fmt: skip
+    efficiency = None if run.efficiency is None else run.efficiency.part(0, members)
+    return GenerativeUnfolding(sample.observed.id, run.observed[:members], tuple(steps), *run.replicas(), efficiency,
+                               away, seed, group, settings)  # fmt: skip
+
+
+def _specs(network: NSF | MAF | FlowMatching, classifier: Network) -> dict[str, Any]:
+    return {"network": {"type": type(network).__name__, **asdict(network)}, "classifier": ensemble.spec_of(classifier)}
+
+
+def _check_networks(truth: Features, network: NSF | MAF | FlowMatching) -> None:
+    if truth.clouds:
+        raise ValueError(f"truth: expected flat columns, found the clouds {[name for name, _ in truth.clouds]}; "
+                         f"omnifold unfolds events with clouds of truth")  # fmt: skip
+    if not isinstance(network, NSF | MAF | FlowMatching):
+        raise TypeError(f"network: expected NSF(...), MAF(...) or FlowMatching(...), found {network!r}; a network for "
+                        f"the reco columns is given as embedding=, one for the truth as classifier=")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The tables of an unfolding.
+
+    ``observed`` has the reco columns of data, background (negative) and, to subtract them, fakes (negative), without
+    the multiplicities of bootstraps; ``data`` tells how many of its rows are data.
+    """
+
+    simulation: Events
+    signal: Keys  # rows of the simulation with truth and reco
+    truth: Keys  # rows with truth
+    fakes: Keys  # rows with reco only
+    observed: Events
+    data: int
+    observed_key: Keys
+    key: Keys  # of the simulation
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The settings of every fit."""
+
+    network: NSF | MAF | FlowMatching
+    classifier: Network
+    training: Training
+    classifier_training: Training
+    resample: Resample
+    device: str
+    checkpoint: Path | None
+    progress: bool
+
+    def options(self, label: str) -> dict[str, Any]:
+        """What all fits are given."""
+        path = self.checkpoint / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
+        return {"device": self.device, "checkpoint": path, "label": label, "progress": self.progress}
+
+    def density(self, label: str, rows: ConditionalRows, weights: Floats, warm: Fitted | None) -> Fitted:
+        """Densities on rows with weights (networks, N)."""
+        options = self.options(label) | {"training": self.training, "warm": warm}
+        if isinstance(self.network, FlowMatching):
+            return rows.fit_velocity(self.network, weights, self.resample, **options)
+        return rows.fit(_flow_stack(self.network, rows), weights, self.resample, **options)
+
+    def of_truth(
+        self, label: str, inputs: Inputs, weights: tuple[Floats, Floats], key: Keys, targets: Columns,
+        draw: _Draws | None = None, warm: Fitted | None = None,
+    ) -> Fitted:  # fmt: skip
+        """Log ratios of two truths."""
+        drawn = len(targets.parts) if draw is not None else 0
+        return fit_networks(
+            inputs, (_mean_one(weights[0]), _mean_one(weights[1])), key, self.resample,
+            stack=_classifier(self.classifier, targets), loss=losses.bce, training=self.classifier_training,
+            draw=draw, drawn=drawn, warm=warm, **self.options(label),
+        )  # fmt: skip
+
+
+def _flow_stack(network: NSF | MAF, rows: ConditionalRows) -> FlowStack:
+    targets = len(rows.targets.parts)
+    if rows.embedding is None:
+        return FlowStack(network, targets, len(rows.condition.flat))
+    inner = nets.stack(rows.embedding, rows.condition.shape, rows.summaries)
+    return FlowStack(network, targets, rows.summaries, inner)
+
+
+class _Draws(Draw):
+    """The truth of the rows of a classifier: draws (networks, R, M, D), then the simulation's (S, D); standardised.
+
+    A measured event has one of its draws in each epoch, the next one in the next.
+    """
+
+    def __init__(self, draws: Tensor, simulated: Tensor) -> None:
+        self.draws, self.simulated = draws, simulated
+
+    def __call__(self, rows: Tensor, networks: Keys, epoch: int | None) -> Drawn:
+        """Columns (S, K, B, D)."""
+        many, turn = self.draws.shape[1], (epoch or 0) % self.draws.shape[2]
+        found = self.simulated[(rows - many).clamp_min(0)]
+        for k, network in enumerate(networks):
+            own, measured = rows[:, k], rows[:, k] < many
+            found[:, k][measured] = self.draws[int(network), own[measured], turn]
+        return Drawn(found)
+
+    def describe(self) -> str:
+        """A digest of the draws."""
+        return f"draws of the truth {digest(self.draws, self.simulated)}"
+
+
+class _Run:
+    """The state of all networks as they go through the iterations."""
+
+    def __init__(self, sample: _Sample, rows: ConditionalRows, fit: _Fit, draws: int, fakes: str) -> None:
+        self.sample, self.rows, self.fit, self.count = sample, rows, fit, draws
+        networks, resample = fit.resample.members, fit.resample
+        self.networks, self.plain = networks, resample.plain
+        self.own = sample.simulation.weight[sample.signal]
+        self.truth = rows.targets.read(sample.simulation.select(sample.signal))  # (S, D)
+        observed = np.broadcast_to(sample.observed.weight, (networks, len(sample.observed)))
+        if fakes == "scale" and len(sample.fakes):
+            observed = observed * _purity(sample, fit, rows)
+        self.observed = np.ascontiguousarray(observed)  # (networks, R)
+        times = (resample.bootstrapped(k, sample.observed_key) for k in range(networks))
+        self.observed_times = np.stack(list(times))
+        self.signal_times = np.stack([resample.bootstrapped(k, rows.key) for k in range(networks)])
+        self.target = (self.observed * self.observed_times).sum(1)  # the data's signal (networks,)
+        _check_signal(self.target)
+        self.efficiency = _efficiency(sample, rows.targets, fit)
+        self.nu = np.ones((networks, len(self.own)))
+        self.fitted: Fitted | None = None
+        self.ratio: Fitted | None = None
+        self.prior: TruthFunction | None = None
+        self.drawn = np.empty((networks, 0, draws, len(rows.targets.parts)))
+        self.moved = np.zeros(networks)
+
+    def iterate(self, number: int, *, last: bool) -> GenerativeIteration:
+        """One iteration of all networks, and unless it is the last the prior of the next."""
+        label, plain, resample = f"iteration {number + 1}", self.plain, self.fit.resample
+        self.fitted = self.fit.density(f"{label} density", self.rows, self.own * self.nu, self.fitted)
+        self.drawn = np.stack([self._draw(number, k) for k in range(self.networks)])
+        seen = np.stack([self._efficiency_at(k, self.drawn[k]) for k in range(plain)])
+        members = Resample(seed=resample.seed, members=plain, validation=resample.validation)
+        step = GenerativeIteration(
+            _density(self.rows, self.fit.network, self.fitted, 0, plain, members, float(self.own.sum())),
+            None if self.prior is None else self.prior.part(0, plain), self.drawn[:plain], seen, self.moved[:plain],
+            None if self.ratio is None else _columns_of(self.ratio.history, 0, plain),
+        )  # fmt: skip
+        if not last:
+            self._remove_prior(label)
+        return step
+
+    def _draw(self, number: int, k: int) -> Floats:
+        """Draws (R, M, D) of one network."""
+        fitted, seed = cast(Fitted, self.fitted), self.fit.resample.seed
+        single = _density(self.rows, self.fit.network, fitted, k, k + 1, Resample(seed=seed), 1.0)
+        return single.draws(self.count, self.sample.observed, seed=hashing.salt(seed, "generative", number, k) >> 1)
+
+    def _efficiency_at(self, k: int, truth: Floats) -> Floats:
+        """The efficiency (R, M) by one network at draws (R, M, D)."""
+        if self.efficiency is None:
+            return np.ones(truth.shape[:2])
+        logs = self.efficiency.part(k, k + 1).log(truth.reshape(-1, truth.shape[-1]))
+        return np.asarray(special.expit(logs).reshape(truth.shape[:2]))
+
+    def _remove_prior(self, label: str) -> None:
+        """nu <- g / g_0 on the simulation's reconstructed truth."""
+        targets, size = self.rows.targets, len(self.sample.observed)
+        points = _standardised(targets, self.drawn.reshape(-1, self.drawn.shape[-1])).flat.view(self.drawn.shape)
+        simulated = _standardised(targets, self.truth)
+        count, one = len(self.own), self.observed
+        weights = (
+            np.concatenate([one, np.zeros((len(one), count))], 1), np.concatenate([np.zeros(size), self.own])
+        )  # fmt: skip
+        inputs = Inputs(torch.empty(size + count, 0, dtype=torch.float32))
+        key = np.concatenate([self.sample.observed_key, self.rows.key])
+        self.ratio = ratio = self.fit.of_truth(
+            f"{label} prior", inputs, weights, key, targets, _Draws(points, simulated.flat), self.ratio
+        )
+        logs = ratio.log(simulated)
+        total = (self.own * self.signal_times * np.exp(logs)).sum(1)
+        self.prior = TruthFunction(targets, cast(Ensemble, ratio.model), np.log(self.target / total))
+        after = np.exp(logs) * (self.target / total)[:, None]
+        self.moved = np.sqrt(np.mean(np.log(after / self.nu) ** 2, axis=1))
+        self.nu = after
+
+    def replicas(self) -> tuple[Floats, Floats, Floats]:
+        """Draws, efficiencies and weights of the bootstrap replicas, after the last iteration."""
+        truth, which = self.drawn[self.plain :], range(self.plain, self.networks)
+        seen = [self._efficiency_at(k, self.drawn[k]) for k in which]
+        weights = (self.observed * self.observed_times)[self.plain :]
+        return truth, np.array(seen, np.float64).reshape(truth.shape[:3]), weights
+
+
+def _density(
+    rows: ConditionalRows, network: NSF | MAF | FlowMatching, fitted: Fitted, start: int, stop: int,
+    resample: Resample, total: float,
+) -> ConditionalDensity:  # fmt: skip
+    """The density of the networks from ``start`` to ``stop``."""
+    model, history = _part(cast(Ensemble, fitted.model), start, stop), _columns_of(fitted.history, start, stop)
+    parts = rows.targets, rows.condition
+    if isinstance(network, FlowMatching):
+        return FlowMatchingDensity(*parts, network, rows.embedding, rows.summaries, model, resample, total, history)
+    return Density(*parts, network, rows.embedding, rows.summaries, model, resample, total, history)
+
+
+def _columns_of(history: History | None, start: int, stop: int) -> History:
+    """The history of the networks from ``start`` to ``stop``."""
+    own = cast(History, history)
+    part = slice(start, stop)
+    return replace(own, train=own.train[:, part], validation=own.validation[:, part], best_epoch=own.best_epoch[part])
+
+
+def _tables(
+    data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
+    group: str | None,
+) -> _Sample:  # fmt: skip
+    pass_reco, pass_truth = flag(simulation, "pass_reco"), flag(simulation, "pass_truth")
+    if not (pass_reco & pass_truth).any():
+        raise ValueError(
+            f"simulation: expected events that pass both selections, found {len(simulation)} events of which "
+            f"{int(pass_reco.sum())} pass reco and {int(pass_truth.sum())} truth"
+        )
+    signal, fake_rows = np.flatnonzero(pass_reco & pass_truth), np.flatnonzero(pass_reco & ~pass_truth)
+    positive_total("simulation (events with truth and reco)", simulation.weight[signal])
+    reco.check(simulation, pass_reco)
+    truth.check(simulation, pass_truth)
+    key, data = simulation.key(group), _measured(data)
+    positive_total("data", data.weight)
+    parts = [(data, data.weight, _key(data, group))]
+    if background is not None and len(background):
+        background = _measured(background)
+        parts.append((background, -background.weight, _key(background, group)))
+    if fakes == "subtract" and len(fake_rows):
+        parts.append((simulation.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
+    for events, _, _ in parts:
+        reco.check(events)
+    observed = Events.concat([events.keep(reco.columns).with_weight(w) for events, w, _ in parts])
+    keys = np.concatenate([k for _, _, k in parts])
+    return _Sample(simulation, signal, np.flatnonzero(pass_truth), fake_rows, observed, len(data), keys, key)
+
+
+def _measured(events: Events) -> Events:
+    return events.select(flag(events, "pass_reco")) if "pass_reco" in events else events
+
+
+def _outside(sample: _Sample, reco: Features, limit: float) -> float:
+    """The share of the data's absolute weight outside the range of the simulation's signal in a flat column."""
+    data, own = sample.observed.select(slice(0, sample.data)), sample.simulation.select(sample.signal)
+    size, away = np.abs(data.weight), np.zeros(sample.data, np.bool_)
+    shares = {}
+    for name in reco.flat:
+        values, range_ = data.flat(name), own.flat(name)
+        beyond = (values < range_.min()) | (values > range_.max())
+        shares[name], away = float(size @ beyond / size.sum()), away | beyond
+    found = float(size @ away / size.sum())
+    if found > limit:
+        worst = max(shares, key=lambda name: shares[name])
+        column = own.flat(worst)
+        raise ValueError(
+            f"data: expected at most outside={limit:g} of their weight outside the range of the simulation's events "
+            f"with truth and reco, found {found:.3g}, most of it in {worst!r} (simulated from {column.min():g} to "
+            f"{column.max():g}); no density is learned there: simulate it, select the data, or look at the units"
+        )
+    return found
+
+
+def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction | None:
+    """The log odds of being reconstructed, learned on all truth; None where nothing is missed."""
+    rows = sample.truth
+    weight, seen = sample.simulation.weight[rows], flag(sample.simulation, "pass_reco")[rows]
+    if not np.any(weight[~seen]):
+        return None
+    events = sample.simulation.select(rows)
+    values = targets.read(events)
+    targets.fitted(values, events.weight, fit.resample.seed)  # refuses what lies outside the bounds
+    one, zero = np.where(seen, weight, 0.0), np.where(seen, 0.0, weight)
+    positive_total("simulation (events with truth that are not reconstructed)", zero)
+    key, resample = sample.key[rows], fit.resample
+    fitted = fit.of_truth("efficiency", _standardised(targets, values), (one, zero), key, targets)
+    times = np.stack([resample.bootstrapped(k, key) for k in range(resample.members)])
+    return TruthFunction(targets, cast(Ensemble, fitted.model), np.log((times @ one) / (times @ zero)))
+
+
+def _purity(sample: _Sample, fit: _Fit, columns: ConditionalRows) -> Floats:
+    """The simulation's signal fraction p(x) at each measured event (networks, R), by a ratio of signal to fakes."""
+    rows = np.concatenate([sample.signal, sample.fakes])
+    weight, is_signal = sample.simulation.weight[rows], np.arange(len(rows)) < len(sample.signal)
+    one, zero = np.where(is_signal, weight, 0.0), np.where(is_signal, 0.0, weight)
+    positive_total("fakes", zero)
+    key, resample, reco = sample.key[rows], fit.resample, columns.condition
+    network = cast(Network, columns.embedding) if reco.clouds else fit.classifier
+    fitted = fit_networks(
+        reco.tensors(sample.simulation.select(rows)), (_mean_one(one), _mean_one(zero)), key, resample,
+        stack=nets.stack(network, reco.shape), loss=losses.bce, training=fit.classifier_training,
+        **fit.options("purity"),
+    )  # fmt: skip
+    times = np.stack([resample.bootstrapped(k, key) for k in range(resample.members)])
+    odds = np.log((times @ one) / (times @ zero))
+    return np.asarray(special.expit(fitted.log(reco.tensors(sample.observed)) + odds[:, None]))
+
+
+def _check(fakes: str, outside: float, **counts: int) -> None:
+    if fakes not in ("subtract", "scale"):
+        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+    if not 0 <= outside <= 1:
+        raise ValueError(f"outside: expected a share from 0 to 1, found {outside!r}")
+    for name, count in counts.items():
+        least = 0 if name == "bootstrap" else 1
+        if not isinstance(count, int | np.integer) or count < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}, found {count!r}")
