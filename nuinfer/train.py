@@ -80,7 +80,7 @@ class Training:
     average:
         Validate and keep the exponential average of the weights over about so many epochs, which is less noisy than the
         weights of any one step (Polyak, Juditsky, SIAM J. Control Optim. 30 (1992) 838); None for the weights as they
-        are.
+        are.  In a cooldown it shrinks with the rate.
     chunk:
         Networks that go through forward and backward pass together; None keeps 8,192 rows in the cache.
     """
@@ -451,7 +451,7 @@ class _Loop:
         self.best_risk = np.full(networks, np.inf)
         self.best_epoch = np.zeros(networks, np.int64)
         self.cooled_from = np.full(networks, -1)  # the epoch in which each network's rate began to fall, if it did
-        self.cooled_best = np.zeros(networks, np.int64)  # the epoch to which it went back
+        self.cooled_rate = np.zeros(networks)  # and the rate from which it fell
         self.losses: list[NDArray[np.float64]] = []
         self.held_losses: list[NDArray[np.float64]] = []
 
@@ -490,13 +490,11 @@ class _Loop:
             for s in range(len(rows)):
                 batch = block.members(s * networks, (s + 1) * networks)
                 losses.append(self._step(batch, tuple(w[s] for w in weights), gradient, number))
-                self.optimiser.apply(gradient, self._rates(number, steps))
+                rates = self._rates(number, steps)
+                self.optimiser.apply(gradient, rates)
                 number += 1
                 if self.average is not None:
-                    # begins as the mean of all steps, so that the initial weights are soon forgotten
-                    begun = number - self.steps * np.maximum(self.cooled_from[self.active], 0)
-                    memory = np.clip(begun, 1.0, cast(float, self.training.average) * self.steps)
-                    share = torch.from_numpy(1 / memory).to(self.average)[:, None]
+                    share = torch.from_numpy(1 / self._memory(number, rates)).to(self.average)[:, None]
                     self.average.lerp_(self.parameters.flat, share)
         return torch.stack(losses).cpu().double().mean(0).numpy()
 
@@ -505,9 +503,23 @@ class _Loop:
         rates = np.full(len(self.active), self.training.rate(number, steps))
         for k, n in enumerate(self.active):
             if (begun := self.cooled_from[n]) >= 0:
-                first = self.training.rate((int(self.cooled_best[n]) + 1) * self.steps - 1, steps)
-                rates[k] = first * _falling(number + 1 - begun * self.steps, self._cooldown(begun) * self.steps + 1)
+                rates[k] = self.cooled_rate[n] * _falling(
+                    number + 1 - begun * self.steps, self._cooldown(begun) * self.steps + 1
+                )
         return rates
+
+    def _memory(self, number: int, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Over how many steps (K,) the weights are averaged after ``number`` of them.
+
+        At first over all there are, so that the initial weights are soon forgotten.  In a cooldown the memory shrinks
+        with the rate: widths that were learned beside noisy means have to follow when the noise has gone.
+        """
+        longest = np.full(len(self.active), cast(float, self.training.average) * self.steps)
+        begun = self.cooled_from[self.active]
+        cooling = begun >= 0
+        longest[cooling] *= rates[cooling] / self.cooled_rate[self.active[cooling]]
+        so_far = np.maximum(number - self.steps * np.maximum(begun, 0), 1.0)
+        return np.asarray(np.maximum(np.minimum(longest, so_far), 1.0))
 
     def _cooldown(self, begun: int) -> int:
         """How many epochs it takes that began in an epoch: cut short where the schedule ends."""
@@ -611,7 +623,9 @@ class _Loop:
     def _cool(self, row: int) -> None:
         """An active network goes back to its best weights, and its rate falls from now on."""
         n = self.active[row]
-        self.cooled_from[n], self.cooled_best[n] = self.epoch, self.best_epoch[n]
+        steps = self.training.epochs * self.steps
+        self.cooled_from[n] = self.epoch
+        self.cooled_rate[n] = self.training.rate((int(self.best_epoch[n]) + 1) * self.steps - 1, steps)
         self.optimiser.rewind(row, self.best[n])
         for name, buffer in self.parameters.buffers.items():
             buffer[row] = self.best_buffers[name][n]
@@ -640,7 +654,7 @@ class _Loop:
         }  # fmt: skip
         plain = {
             "active": self.active, "best_risk": self.best_risk, "best_epoch": self.best_epoch,
-            "cooled_from": self.cooled_from, "cooled_best": self.cooled_best,
+            "cooled_from": self.cooled_from, "cooled_rate": self.cooled_rate,
             "train": np.array(self.losses), "validation": np.array(self.held_losses),
         }  # fmt: skip
         store.save(path, "checkpoint", spec, {**{n: t.cpu().numpy() for n, t in arrays.items()}, **plain})
@@ -649,7 +663,7 @@ class _Loop:
         tensors = {name: torch.from_numpy(np.array(a)).to(self.device) for name, a in arrays.items()}
         self.active, self.best_risk = np.array(arrays["active"]), np.array(arrays["best_risk"])
         self.best_epoch, self.best = np.array(arrays["best_epoch"]), tensors["best"]
-        self.cooled_from, self.cooled_best = np.array(arrays["cooled_from"]), np.array(arrays["cooled_best"])
+        self.cooled_from, self.cooled_rate = np.array(arrays["cooled_from"]), np.array(arrays["cooled_rate"])
         self.losses, self.held_losses = list(arrays["train"]), list(arrays["validation"])
         names = tuple(self.parameters.buffers)
         self.parameters.replace(tensors["flat"], {name: tensors[f"buffer.{name}"] for name in names})

@@ -340,6 +340,26 @@ def test_a_network_without_progress_goes_back_and_cools_down(monkeypatch: pytest
         assert history.best_epoch[n] == np.argmin(history.validation[:last, n])
 
 
+def test_averages_forget_the_noise_of_large_rates_in_a_cooldown() -> None:
+    """The memory is all steps so far, at most ``average`` epochs, and shrinks with the rate to one step."""
+    inputs, weights, key = sample(200)
+    stack = SPEC.stack(Features(["a", "b"]).shape)
+    resample = Resample(seed=1, members=3, validation=0.2)
+    training = Training(epochs=10, batch=10, average=2.0, patience=1, cooldown=4)
+    state = stack.initial(1, range(3))
+    loop = train._Loop(stack, state, inputs, lambda b: b, Risk(losses.bce, weights, key, resample), training, "cpu")
+    steps = loop.steps
+    everyone = np.full(3, 0.01)
+    np.testing.assert_allclose(loop._memory(0, everyone), 1)
+    np.testing.assert_allclose(loop._memory(5, everyone), 5)
+    np.testing.assert_allclose(loop._memory(9 * steps, everyone), 2 * steps)
+    loop.cooled_from[1], loop.cooled_rate[1] = 3, 0.01
+    loop.cooled_from[2], loop.cooled_rate[2] = 3, 0.02
+    np.testing.assert_allclose(loop._memory(3 * steps + 1, everyone), [2 * steps, 1, 1])
+    np.testing.assert_allclose(loop._memory(6 * steps, everyone), [2 * steps, 2 * steps, steps])
+    np.testing.assert_allclose(loop._memory(7 * steps, np.array([0.01, 1e-5, 1e-5])), [2 * steps, 1, 1])
+
+
 def test_cooling_down_brings_networks_nearer_to_the_exact_ratio() -> None:
     """A large rate hovers about the minimum, log ratio x0 + x1 of `sample`; cooled down they get nearer."""
     data, resample = sample(4000), Resample(seed=1, members=8, validation=0.2)
