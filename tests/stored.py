@@ -79,6 +79,8 @@ from nuinfer.ratio import (
 from nuinfer.train import History
 from nuinfer.unfolding import (
     Binning,
+    Check,
+    Checks,
     FlowMatching,
     Iteration,
     Response,
@@ -447,6 +449,13 @@ def measured_cross_section() -> Any:
                          averaging="nominal", units={"t": "GeV"})  # fmt: skip
 
 
+def verdicts() -> Checks:
+    """One that failed, one that was not done."""
+    return Checks(
+        (Check("closure", False, 3.5, 1.0, "off by 3.5"), Check("coverage", None, np.nan, np.nan, "not done"))
+    )
+
+
 def response() -> Response:
     """Two truth bins, the second of which has slices of its own, three reco bins; a miss and a fake."""
     events = Events({"t": [0.5, 0.5, 1.5, 1.5, 1.5], "u": [0.5, 0.5, 0.5, 1.5, 9.0], "x": [0.5, 1.5, 1.5, 2.5, 0.5],
@@ -477,7 +486,7 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "thrown": lambda: unfold_throws(unfolded_throw, [3.0, 9.0, 8.0], seen(), Throws(count=4, alone=2, seed=1,
                                     systematics={"tilt": tilted}), progress=False),
     "likelihood_unfolding": fitted_bins,
-    "cross_section": measured_cross_section,
+    "cross_section": measured_cross_section, "checks": verdicts, "check": lambda: verdicts()["closure"],
     "generative": generative,
     "flow_matching": lambda: fit_flow_matching(BLURRED, ["t"], condition=["x"],
                                                network=FlowMatching(width=4, depth=1), **BRIEF),

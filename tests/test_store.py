@@ -430,6 +430,15 @@ def test_stored_flow_matching():
     assert abs(draws.mean() - mean) < 5 * draws.std() / 2000**0.5
 
 
+def test_stored_checks():
+    found = unfolding.Checks.load(example("checks"))
+    assert [check.name for check in found.failed] == ["closure"]
+    assert [check.name for check in found.undecided] == ["coverage"]
+    assert np.isnan(found["coverage"].value)
+    one = unfolding.Check.load(example("check"))
+    assert one == found["closure"]
+
+
 def test_stored_cross_section():
     found = unfolding.CrossSection.load(example("cross_section"))
     # efficiency 1, so that the events are the signal: 20 over flux 1e-10 x exposure 1e20 x targets 1e30

@@ -6,6 +6,9 @@ What to use when:
   `reliability`.  Do a few events carry all the weight?  `weights`.
 - What came out of the unfolding, how far is it from the truth?  `spectrum`; when did it stop moving?  `iterations`;
   how are its bins tied together?  `correlation`.
+- In bins of any number of columns: what does the detector do?  `response_matrix`.  What does regularisation?
+  `smearing`, `strength_scan`, `wiener_filter`.  What came out beside generators?  `unfolded`; how sure is it?
+  `uncertainties`, `bin_covariance`, `bin_correlation`, and by pseudo-experiments `bin_coverage`.
 - What do the data say of one parameter?  `profile`, several answers on one panel; of two?  `contour`.  What limits the
   measurement?  `impacts`, and `breakdown` by groups of nuisances.  Which events does the answer come from?
   `optimal_observable`.
@@ -41,9 +44,23 @@ from .profiles import contour, profile
 from .pulls import impacts
 from .spectra import correlation, iterations, spectrum
 from .training import history, reliability, weights
+from .unfolding import (
+    bin_correlation,
+    bin_covariance,
+    bin_coverage,
+    response_matrix,
+    smearing,
+    strength_scan,
+    uncertainties,
+    unfolded,
+    wiener_filter,
+)
 
 __all__ = [
     "belt",
+    "bin_correlation",
+    "bin_covariance",
+    "bin_coverage",
     "breakdown",
     "contour",
     "corner",
@@ -62,11 +79,17 @@ __all__ = [
     "predictive_statistics",
     "profile",
     "reliability",
+    "response_matrix",
     "save",
     "sbc_ecdf",
     "sbc_ranks",
+    "smearing",
     "spectrum",
+    "strength_scan",
     "style",
     "tarp_curve",
+    "uncertainties",
+    "unfolded",
     "weights",
+    "wiener_filter",
 ]
