@@ -329,3 +329,16 @@ def test_bad_input():
         plots.uncertainties(replace(SPECTRUM, covariances={}))
     with pytest.raises(ValueError, match="xscale='log': expected a first edge above 0"):
         plots.unfolded(SPECTRUM, xscale="log")
+
+
+def test_sources_below_zero_are_not_drawn_but_for_their_positive_part() -> None:
+    """A regression may find less than nothing; the positive part keeps what is above, and other sources as they are."""
+    negative = np.array([[1.0, 0.0], [0.0, -0.5]])
+    found = Spectrum(Binning("p", [0, 1, 3]), np.array([4.0, 9.0]), {"few": negative, "data": 2 * np.eye(2)})
+    for draw in (plots.unfolded, plots.uncertainties):
+        with pytest.raises(ValueError, match=r"'few': expected variances from 0, found -0.5 in bin 1.*positive"):
+            draw(found)
+    kept = found.positive()
+    np.testing.assert_allclose(kept.covariances["few"], [[1.0, 0.0], [0.0, 0.0]], atol=1e-12)
+    np.testing.assert_allclose(kept.covariances["data"], 2 * np.eye(2))
+    assert plots.uncertainties(kept)

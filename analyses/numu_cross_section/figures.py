@@ -34,13 +34,13 @@ def pictures(
     factor = 1 / (INTEGRAL * TARGETS * pot * UNIT)
     generators = {f"generator {model}": factor * contents for model, contents in truth.items()}
     for name, one in thrown.items():
-        spectrum = scaled(positive(one.spectrum), factor)
+        spectrum = scaled(one.spectrum.positive(), factor)
         axes = nu.plots.unfolded(spectrum, models=generators, names=NAMES, sources=SOURCES, label=f"{name}, data of B",
                                  xlabel=NAMES["p_true"], ylabel=r"$10^{-38}$ cm$^2$ / GeV / nucleon")  # fmt: skip
         total = f"{spectrum.values.sum():.3f} +- {np.sqrt(spectrum.covariance.sum()):.3f}"
         caption = f"{name}: double-differential cross-section, total {total}; generators through A_C"
         shown.append(Picture(name.split("-")[0].replace(" ", "_").lower(), axes[0], caption))
-    best = positive(thrown["Wiener-SVD"].spectrum)
+    best = thrown["Wiener-SVD"].spectrum.positive()
     shown += [
         Picture("uncertainties", nu.plots.uncertainties(best, names=NAMES, sources=SOURCES,
                                                         xlabel=NAMES["p_true"])[0],
@@ -55,12 +55,3 @@ def scaled(spectrum: Spectrum, factor: float) -> Spectrum:
     """All contents times a factor."""
     covariances = {name: factor**2 * c for name, c in spectrum.covariances.items()}
     return replace(spectrum, values=factor * spectrum.values, covariances=covariances)
-
-
-def positive(spectrum: Spectrum) -> Spectrum:
-    """Variances of sources by regression scatter about theirs and may come out below 0; to be drawn they end at 0."""
-    found = {}
-    for name, covariance in spectrum.covariances.items():
-        values, vectors = np.linalg.eigh(covariance)
-        found[name] = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    return replace(spectrum, covariances=found)

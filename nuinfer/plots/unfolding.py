@@ -391,6 +391,10 @@ def _bands(spectrum: Spectrum, sources: Mapping[str, str]) -> list[tuple[str, Fl
     spectrum.uncertainty  # noqa: B018 - raises where there is none
     for name, covariance in spectrum.covariances.items():
         variance = np.diag(covariance)
+        if (variance < 0).any():
+            b = int(np.argmin(variance))
+            raise ValueError(f"covariance of {name!r}: expected variances from 0, found {variance[b]:g} in bin {b}, as "
+                             f"a regression on few throws may give; draw spectrum.positive()")  # fmt: skip
         total = total + variance
         if variance.any():
             found.append((sources.get(name, name.replace("_", " ")), np.sqrt(total)))

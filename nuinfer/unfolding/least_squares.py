@@ -9,7 +9,8 @@ What is smooth is thus the ratio to the reference; by default it is the simulati
 U = H^{-1} P^T V^{-1}, H = P^T V^{-1} P + \tau C^T C; the additional smearing matrix is A_C = U P, and without a penalty
 it is the unit matrix.
 
-**The strength** \tau.  *L-curve*: where (log chi-squared of the data, log |C u|^2) bends most.  *rho*: where the mean
+**The strength** \tau.  *L-curve*: where the curve of log chi-squared
+of the data and log of the penalty bends most.  *rho*: where the mean
 global correlation of the bins, :math:`\rho_t = \sqrt{1 - 1/(K_{tt} K^{-1}_{tt})}` with K the covariance of u, is
 smallest.  *Rank k* as in SVD unfolding: the square of the k-th largest generalised singular value of (V^{-1/2} P, C);
 about k directions keep their data.  One decomposition serves all strengths: with X^T (N + c C^T C) X = 1 and
@@ -49,7 +50,7 @@ class StrengthScan:
     strengths:
         Rising.
     chi2, penalty:
-        Of the data, and |C u|^2 (S,).
+        Of the data, and the squared length of C u (S,).
     curvature:
         Of the L-curve (S,), positive where it bends towards the origin.
     correlation:
