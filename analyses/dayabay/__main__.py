@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from analyses import report
-from analyses.dayabay import covariance, figures, fits, posterior
+from analyses.dayabay import covariance, figures, fits, posterior, unfolding
 from analyses.dayabay.model import Model
 from analyses.dayabay.parameters import SITES, by_hall
 from analyses.dayabay.release import DAY
 from nuinfer import intervals, plots
 from nuinfer.likelihood import Binned
+from nuinfer.unfolding import Checks, Chi2, Spectrum
 
 Floats = NDArray[np.float64]
 AMPLITUDE, SPLITTING = fits.INTEREST
@@ -42,6 +43,12 @@ LEARNED = (
     "what a fit would give, and train an amortised posterior and a likelihood ratio whose nuisances are profiled. To "
     "compare with the covariance form, as many fluctuate with its fixed covariance."
 )
+UNFOLDED = (
+    "Unfolded: the prompt energies of the near halls to the energies of the antineutrinos that would have interacted "
+    "there without oscillation, by iterative Bayes, the Wiener filter and OmniFold, beside Huber's and Mueller's "
+    "spectra through the same smearing A_C, in shape. The uncertainty of the absolute efficiency is not among the "
+    "release's parameters, so that no error is given for the ratio of the yields."
+)
 
 
 @dataclass
@@ -53,6 +60,8 @@ class Analysis:
     pictures: list[report.Picture] = field(default_factory=list)
     numbers: dict[str, report.Number] = field(default_factory=dict)
     settings: posterior.Settings = posterior.STANDARD
+    size: unfolding.Size = field(default_factory=unfolding.Size)
+    spectra: dict[str, Spectrum] = field(default_factory=dict)
     pulled: dict[fits.Statistic, intervals.Fit] = field(default_factory=dict)
 
     @cached_property
@@ -213,10 +222,35 @@ def learn(analysis: Analysis) -> None:
                                             "all methods; below, each parameter over the published band"))  # fmt: skip
 
 
+def unfold(analysis: Analysis) -> None:
+    """The antineutrinos' spectrum, by three methods, with checks, beside Huber's and Mueller's."""
+    model, values = analysis.model, analysis.fit.values
+    analysis.text.append(UNFOLDED)
+    at = [analysis.fit.names.index(name) for name in fits.INTEREST]
+    problem = unfolding.Problem.of(model, values, analysis.fit.covariance[np.ix_(at, at)])
+    best = unfolding.merged(unfolding.fine_contents(model, values)[1])
+    spectra = {name: method(problem, problem.counts, problem.response) for name, method in unfolding.BINNED.items()}
+    shapes = {name: unfolding.compared(spectrum, problem) for name, spectrum in spectra.items()}
+    events = unfolding.omnifolded(problem, problem.counts - problem.background, analysis.size)
+    analysis.spectra |= {**spectra, "OmniFold": events}
+    _shapes(analysis, problem, best)
+    _bins(analysis, shapes, problem)
+    models, own = {"best fit": best, "Huber-Mueller": problem.reference}, (unfolding.signal(model, values), best)
+    for name in spectra:
+        checks = unfolding.checked(name, problem, models, analysis.size, pseudo_data={"best fit in the model": own})
+        _verdicts(analysis, name, checks)
+    axes = figures.unfolded(spectra, shapes, problem.reference, events)
+    analysis.pictures.append(report.Picture("unfolded", axes, "antineutrinos by energy, unfolded, with the prediction "
+                                            "of Huber and Mueller through A_C; below, the ratio in shape, with the "
+                                            "measurement's errors and the prediction's as a band"))  # fmt: skip
+
+
 STEPS: Mapping[str, Callable[[Analysis], None]] = {
-    "model": model, "fit": fit, "scan": scan, "budget": budget, "pulls": pulls, "posterior": learn,
+    "model": model, "fit": fit, "scan": scan, "budget": budget, "pulls": pulls, "unfold": unfold,
+    "posterior": learn,
 }  # fmt: skip
-USUAL = tuple(name for name in STEPS if name != "posterior")  # that takes minutes
+SLOW = ("unfold", "posterior")  # half a minute, and minutes
+USUAL = tuple(name for name in STEPS if name not in SLOW)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -362,13 +396,67 @@ def _row(name: str, found: intervals.Fit, errors: intervals.Minos, k: int) -> li
     return [title, f"{found.values[name] * scale:.5f}", f"{found.errors[name] * scale:.5f}", sides, *others]
 
 
+def _shapes(analysis: Analysis, problem: unfolding.Problem, best: Floats) -> None:
+    """Each method against Huber and Mueller, and what the same comparison gives before unfolding."""
+    before, rows = unfolding.before_unfolding(problem), []
+    rows.append(["prompt bins, before", _chi2(before.chi2), "", f"{before.total:.4f}", "", ""])
+    analysis.numbers["unfold.chi2.before"] = report.number(before.chi2.value)
+    reference, sigma = analysis.spectra["iterative Bayes"].values, analysis.spectra["iterative Bayes"].uncertainty
+    for name, spectrum in analysis.spectra.items():
+        found, ratio = unfolding.compared(spectrum, problem), unfolding.excess(spectrum, problem)
+        off = f"{np.sqrt(np.mean(((spectrum.values - reference) / sigma) ** 2)):.2f}"
+        binned = spectrum.smearing is not None  # the covariance of OmniFold is not the measurement's
+        error = f" +- {ratio[1]:.4f} +- {ratio[2]:.4f}" if binned else ""
+        cells = [_chi2(found.chi2), _chi2(unfolding.compared(spectrum, problem, best).chi2)] if binned else ["", ""]
+        rows.append([name, *cells, f"{found.total:.4f}", f"{ratio[0]:.4f}{error}", off])
+        analysis.numbers[f"unfold.excess.{name}"] = report.number(ratio[0], np.hypot(*ratio[1:]) if binned else None)
+        analysis.numbers[f"unfold.yield.{name}"] = report.number(found.total)
+        if binned:
+            analysis.numbers[f"unfold.chi2.{name}"] = report.number(found.chi2.value)
+            analysis.numbers[f"unfold.p.{name}"] = report.number(found.chi2.p_value)
+    header = ["", "chi2 / dof, Huber-Mueller", "best fit", "yield / Huber-Mueller", "5.0 to 6.5 MeV, share over "
+              "Huber-Mueller's", "off Bayes, rms sigma"]  # fmt: skip
+    analysis.tables.append(report.Table("Unfolded spectra of the near halls, in shape and through A_C (errors: "
+                                        "measurement, prediction)", header, rows))  # fmt: skip
+
+
+def _chi2(found: Chi2) -> str:
+    return f"{found.value:.1f} / {found.dof}, p = {found.p_value:.2g}"
+
+
+def _bins(analysis: Analysis, shapes: Mapping[str, unfolding.Shape], problem: unfolding.Problem) -> None:
+    """Every bin: the Wiener filter's interactions an MeV, and the ratios of both binned methods."""
+    wiener, edges, rows = analysis.spectra["Wiener-SVD"], unfolding.EDGES, []
+    density, error = wiener.density, wiener.uncertainty / wiener.binning.widths
+    expected = wiener.smear(problem.reference) / wiener.binning.widths
+    for t in range(wiener.binning.size):
+        ratios = [f"{one.ratio[t]:.3f} +- {one.error[t]:.3f} +- {one.model_error[t]:.3f}" for one in shapes.values()]
+        rows.append([f"{edges[t]:.2f} to {edges[t + 1]:.2f}", f"{density[t]:,.0f} +- {error[t]:,.0f}",
+                     f"{expected[t]:,.0f}", *ratios])  # fmt: skip
+        analysis.numbers[f"unfold.Wiener-SVD.{t}"] = report.number(density[t], error[t])
+        analysis.numbers[f"unfold.Huber-Mueller.{t}"] = report.number(expected[t])
+        for name, one in shapes.items():
+            analysis.numbers[f"unfold.ratio.{name}.{t}"] = report.number(one.ratio[t], one.error[t])
+    header = ["MeV", "interactions / MeV, Wiener-SVD", "A_C x Huber-Mueller", *(f"ratio, {name}" for name in shapes)]
+    analysis.tables.append(report.Table("By antineutrino energy", header, rows))
+
+
+def _verdicts(analysis: Analysis, name: str, checks: Checks) -> None:
+    words = {True: "pass", False: "FAIL", None: "no bar"}
+    rows = [[one.name, words[one.passed], one.words] for one in checks.checks]
+    analysis.tables.append(report.Table(f"Checks of {name}", ["", "verdict", "found"], rows))
+    analysis.numbers[f"unfold.failed.{name}"] = report.number(float(len(checks.failed)))
+
+
 # -- the program -------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    analysis = Analysis(settings=posterior.FAST if options.fast else posterior.STANDARD)
+    analysis = Analysis()
+    if options.fast:
+        analysis = Analysis(settings=posterior.FAST, size=unfolding.Size.fast())
     for step in options.steps:
         clock = time.perf_counter(), time.process_time()
         before = len(analysis.tables)
@@ -376,6 +464,9 @@ def main() -> None:
         print("\n".join(f"{table}\n" for table in analysis.tables[before:]))
         wall, cpu = (after - at for after, at in zip((time.perf_counter(), time.process_time()), clock, strict=True))
         print(f"step {step}: {wall:.1f} s, {cpu:.1f} CPU s\n", flush=True)
+    for name, spectrum in analysis.spectra.items():  # with covariance and A_C, which a comparison needs
+        options.out.mkdir(parents=True, exist_ok=True)
+        spectrum.save(options.out / f"unfolded-{name.lower().replace(' ', '-')}.safetensors")
     print(report.write(options.out, title=TITLE, text=analysis.text, tables=analysis.tables, pictures=analysis.pictures,
                        seed=0, numbers=analysis.numbers))  # fmt: skip
 
@@ -383,8 +474,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m analyses.dayabay", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=_steps, default=USUAL,
-                        help=f"some of {','.join(STEPS)} (all but posterior, which takes minutes)")  # fmt: skip
-    parser.add_argument("--fast", action="store_true", help="few simulations; NUINFER_FAST=1 does the same")
+                        help=f"some of {','.join(STEPS)} (all but {' and '.join(SLOW)}, which are slow)")  # fmt: skip
+    parser.add_argument("--fast", action="store_true", help="few simulations and toys; NUINFER_FAST=1 does the same")
     parser.add_argument("--threads", type=int, default=1, help="of torch; the operations are small (1)")
     parser.add_argument("--out", type=Path, default=Path("out/dayabay"), help="folder for the results")
     options = parser.parse_args()
@@ -397,7 +488,7 @@ def _steps(text: str) -> tuple[str, ...]:
     unknown = [name for name in chosen if name not in STEPS]
     if unknown or not chosen:
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(USUAL)}, found {', '.join(unknown) or 'none'}; "
-                                         f"or posterior, which is not among the usual ones")  # fmt: skip
+                                         f"or {', '.join(SLOW)}, which are not among the usual ones")  # fmt: skip
     return chosen
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ from nuinfer.plots.figures import BLUE, GREY, ORANGE, PALETTE, one_panel, triang
 from .model import PHASE, Model
 from .parameters import SITES, Group, Parameters, by_hall
 from .release import DETECTOR_PERIODS, DETECTORS, PERIODS
+
+if TYPE_CHECKING:
+    from nuinfer.unfolding import Spectrum
+
+    from .unfolding import Shape
 
 Floats = NDArray[np.float64]
 Pair = tuple[float, float]  # of the parameters of interest: sin^2 2 theta_13, Delta m^2_32
@@ -673,6 +678,45 @@ def _draw_pulls(ax: Axes, found: _Pulls, reach: float, *, labelled: bool) -> Non
     )
     if labelled:
         ax.set_ylabel("pull", fontsize=9, loc="center", labelpad=2)
+
+
+# -- unfolded --------------------------------------------------------------------------------------------------------
+
+
+@plots.style()
+def unfolded(
+    spectra: Mapping[str, Spectrum], shapes: Mapping[str, Shape], reference: Floats, events: Spectrum | None = None
+) -> Axes:  # fmt: skip
+    """Unfolded spectra in interactions an MeV over the antineutrino's energy; below, their shape over a prediction's.
+
+    ``spectra`` have an A_C, through which the ``reference`` (T,) is drawn; ``shapes`` are their comparisons, in the
+    same order; ``events``, of OmniFold, without one, are compared with the reference itself, and have no errors.  The
+    band is the prediction's uncertainty, that of the last of the shapes.  The last bin is drawn up to 9 MeV only.
+    """
+    figure = _figure(WIDTH, 5.2)
+    grid = figure.add_gridspec(1, 1, left=0.1, right=0.985, bottom=0.1, top=0.985)
+    main, ratio = _pair(figure, grid[0, 0], (1.5, 1))
+    edges = next(iter(spectra.values())).edges[0]
+    shown = np.append(edges[:-1], 9.0)
+    middle, width = (shown[1:] + shown[:-1]) / 2, np.diff(shown)
+    for i, (name, spectrum) in enumerate(spectra.items()):
+        style: dict[str, Any] = {"color": PALETTE[i], "fmt": MARKERS[i], "markersize": 3.3, "elinewidth": 1}
+        at, scale = middle + (i - 0.5) * 0.18 * width, 1e-6 / np.diff(edges)
+        main.stairs(spectrum.smear(reference) * scale, shown, color=PALETTE[i], linewidth=1,
+                    label=rf"$A_C \times$ Huber-Mueller, {name}")  # fmt: skip
+        main.errorbar(at, spectrum.values * scale, spectrum.uncertainty * scale, label=name, **style)
+        ratio.errorbar(at, shapes[name].ratio, shapes[name].error, **style)
+    if events is not None:
+        share = events.values / events.values.sum() / (reference / reference.sum())
+        main.plot(middle, events.values * 1e-6 / np.diff(edges), "x", color="black", markersize=4, label="OmniFold")
+        ratio.plot(middle, share, "x", color="black", markersize=4, zorder=4)
+    band = list(shapes.values())[-1].model_error
+    ratio.stairs(1 + band, shown, baseline=1 - band, fill=True, color=GREY, alpha=0.25, linewidth=0)
+    ratio.axhline(1, color=GREY, linewidth=0.8)
+    ratio.set(xlim=(shown[0], shown[-1]), ylim=(0.55, 1.25), xlabel="antineutrino energy (MeV)", ylabel="shape ratio")
+    main.set(xlim=(shown[0], shown[-1]), ylim=(0, None), ylabel="interactions ($10^6$ / MeV)")
+    main.legend(loc="upper right")
+    return main
 
 
 def _figure(width: float, height: float) -> Figure:
