@@ -5,8 +5,8 @@ What to use when:
 - Is a density ratio calibrated?  `reliability`: predicted against observed class fractions.
 - Can two weighted samples be told apart?  `roc_auc` (all thresholds) or `two_sample_accuracy` (the classifier
   two-sample test; Lopez-Paz, Oquab, arXiv:1610.06545), on scores of events that the classifier was *not* trained on.
-- Do two binned spectra agree?  `chi2` with a covariance (times `hartlap` where that covariance comes from replicas),
-  `triangular_discriminator` without one.
+- Do two binned spectra agree?  `chi2` with a covariance (times `hartlap` where that covariance comes from replicas, and
+  then with the p-value of `hotelling`), `triangular_discriminator` without one.
 - Is a posterior calibrated?  `ranks` and `rank_uniformity` (simulation-based calibration; Talts, Betancourt, Simpson,
   Vehtari, Gelman, arXiv:1804.06788).
 - How much is a weighted sample worth?  `effective_size`; its moments: `weighted_mean`, `weighted_covariance`.
@@ -31,6 +31,7 @@ __all__ = [
     "chi2",
     "effective_size",
     "hartlap",
+    "hotelling",
     "rank_uniformity",
     "ranks",
     "reliability",
@@ -202,6 +203,26 @@ def hartlap(n_replicas: int, n_bins: int) -> float:
             f"make more replicas (10 per bin are a fair number) or merge bins"
         )
     return (n_replicas - n_bins - 2) / (n_replicas - 1)
+
+
+def hotelling(value: float, n_replicas: int, n_bins: int) -> float:
+    r"""The p-value of a chi-squared :math:`T^2 = d^T C^{-1} d` whose covariance is that of n replicas in p bins.
+
+    :math:`T^2 (n - p) / (p (n - 1))` follows Fisher's F(p, n - p); T^2 is *without* `hartlap`'s factor.
+    Source: Hotelling, Ann. Math. Stat. 2 (1931) 360.
+
+    Raises
+    ------
+    ValueError
+        for no more replicas than bins: then the covariance has no inverse.
+
+    >>> round(hotelling(6.0, 10**7, 3), 4), round(hotelling(6.0, 10, 3), 4)  # of chi-squared: 0.1116
+    (0.1116, 0.2832)
+    """
+    if n_bins < 1 or n_replicas <= n_bins:
+        raise ValueError(f"Hotelling's T^2: expected more replicas than bins, found {n_replicas} for {n_bins}")
+    free = n_replicas - n_bins
+    return float(special.fdtrc(n_bins, free, value * free / (n_bins * (n_replicas - 1))))
 
 
 def chi2(difference: ArrayLike, covariance: ArrayLike, *, n_replicas: int | None = None) -> Floats:

@@ -501,11 +501,9 @@ class _Loop:
     def _rates(self, number: int, steps: int) -> NDArray[np.float64]:
         """The rates (K,) of the active networks in a step."""
         rates = np.full(len(self.active), self.training.rate(number, steps))
-        for k, n in enumerate(self.active):
-            if (begun := self.cooled_from[n]) >= 0:
-                rates[k] = self.cooled_rate[n] * _falling(
-                    number + 1 - begun * self.steps, self._cooldown(begun) * self.steps + 1
-                )
+        for k in np.flatnonzero(self.cooled_from[self.active] >= 0):
+            begun, first = self.cooled_from[self.active[k]], self.cooled_rate[self.active[k]]
+            rates[k] = first * _falling(number + 1 - begun * self.steps, self._cooldown(begun) * self.steps + 1)
         return rates
 
     def _memory(self, number: int, rates: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -416,3 +416,18 @@ def test_uniformity_refuses_bad_input() -> None:
         metrics.rank_uniformity([0, 9], 9, bins=3)
     with pytest.raises(ValueError, match="leaves 5 trials per bin"):
         metrics.rank_uniformity(np.zeros(100, int), 100)
+
+
+def test_hotelling_is_the_p_value_of_a_chi2_with_the_covariance_of_replicas() -> None:
+    """Uniform over toys of 12 replicas in 4 bins, where the chi-squared's own p-value is far too small."""
+    rng = np.random.default_rng(5)
+    found = [
+        float(metrics.chi2(rng.normal(size=4), metrics.replica_covariance(rng.normal(size=(12, 4)))))
+        for _ in range(600)
+    ]
+    assert stats.kstest([metrics.hotelling(value, 12, 4) for value in found], "uniform").pvalue > 1e-3
+    assert stats.kstest(stats.chi2.sf(found, 4), "uniform").pvalue < 1e-9
+    assert metrics.hotelling(9.0, 10**8, 4) == pytest.approx(stats.chi2.sf(9.0, 4), rel=1e-6)
+    for replicas in (4, 3):
+        with pytest.raises(ValueError, match=f"expected more replicas than bins, found {replicas} for 4"):
+            metrics.hotelling(1.0, replicas, 4)

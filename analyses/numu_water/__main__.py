@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from km3net_testdata import data_path
 from numpy.typing import NDArray
-from scipy import stats
 
 import nuinfer as nu
 from analyses import report
@@ -209,15 +208,9 @@ def histogram(events: nu.Events, name: str, times: NDArray[np.uint8] | int = 1) 
 
 
 def agreement(difference: Floats, replicas: Floats) -> tuple[float, float]:
-    """chi2 of a difference (B,) with the covariance of its replicas (K, B), Hartlap-corrected, and its p-value.
-
-    The uncorrected chi2 times (K - B) / (B (K - 1)) follows Fisher's F(B, K - B), not a chi2 distribution
-    (Hotelling, Ann. Math. Stat. 2 (1931) 360).
-    """
-    number, bins = replicas.shape
+    """chi2 of a difference (B,) with the covariance of its replicas (K, B), Hartlap-corrected, and its p-value."""
     raw = float(nu.metrics.chi2(difference, nu.metrics.replica_covariance(replicas)))
-    p_value = stats.f.sf(raw * (number - bins) / (bins * (number - 1)), bins, number - bins)
-    return raw * nu.metrics.hartlap(number, bins), float(p_value)
+    return raw * nu.metrics.hartlap(*replicas.shape), nu.metrics.hotelling(raw, *replicas.shape)
 
 
 def row(label: str, found: dict[str, report.Number]) -> list[str]:

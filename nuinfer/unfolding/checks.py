@@ -247,8 +247,7 @@ def _p_value(found: Spectrum, truth: ArrayLike) -> float | None:
         return chi2.p_value
     if n <= found.binning.size:  # the covariance has no inverse, whatever its rank
         return None
-    free = n - chi2.dof
-    return float(stats.f.sf(chi2.value * free / ((n - 1) * chi2.dof), chi2.dof, free))
+    return metrics.hotelling(chi2.value, n, chi2.dof)
 
 
 def prior_dependence(
@@ -401,7 +400,7 @@ def refolded_chi2(
         for a spectrum that folds to no positive counts where V is to follow from them.
     """
     fold = _Fold.of(spectrum, response, background, covariance)
-    chi2 = fold.chi2(contents("data", data, response.reco), spectrum.values)
+    chi2 = fold.chi2(contents("data", data, response.reco)[0], spectrum.values)
     kept = len(spectrum.values) if spectrum.smearing is None else float(np.trace(spectrum.smearing))
     dof = response.reco.size - kept
     if unfold is not None:
@@ -449,7 +448,9 @@ class _Fold:
         fakes: str = "subtract",
     ) -> _Fold:  # fmt: skip
         rule = fakes if spectrum is None else spectrum.settings.get("fakes", "subtract")
-        own = np.zeros(response.reco.size) if background is None else contents("background", background, response.reco)
+        own = (
+            np.zeros(response.reco.size) if background is None else contents("background", background, response.reco)[0]
+        )
         given = None if covariance is None else np.asarray(covariance, np.float64)
         matrix = np.diag(given) if given is not None and given.ndim == 1 else given
         return cls(response, own, rule == "scale", matrix)

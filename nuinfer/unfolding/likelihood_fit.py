@@ -64,7 +64,7 @@ from ..intervals import Fit, fit, minos
 from ..likelihood import BinnedMixture, Normal, Template
 from ..likelihood.costs import DifferentiableCost, summed
 from .binning import Binning, BinningLike
-from .measured import Counts, Fakes, _contents
+from .measured import Counts, Fakes, contents
 from .response import Response
 from .spectrum import Chi2, Spectrum
 
@@ -492,7 +492,7 @@ def _filled(
     what: str, given: Counts, bins: Binning | None, reference: Contents | None
 ) -> tuple[Floats, Floats | None, Contents | None]:
     if bins is not None:
-        values, variance = _contents(what, given, bins)
+        values, variance = contents(what, given, bins)
         check_finite(what, values)
         return values, variance, None
     if isinstance(given, Events):

@@ -99,11 +99,11 @@ class Measured:
         """
         if fakes not in get_args(Fakes):
             raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
-        found, variance = _contents("data", data, response.reco)
+        found, variance = contents("data", data, response.reco)
         matrix = np.diag(variance if variance is not None else np.maximum(found, 0.0))
         covariances = {"data": matrix if covariance is None else _covariance(covariance, len(found))}
         if background is not None:
-            expected, spread = _contents("background", background, response.reco)
+            expected, spread = contents("background", background, response.reco)
             found = found - expected
             covariances["background"] = np.diag(np.zeros(len(found)) if spread is None else spread)
         signal, other = response.both.sum(1), response.fakes
@@ -130,13 +130,8 @@ class Measured:
         return cls(found * purity, scaled, -slope * signal, slope * fakes)
 
 
-def contents(what: str, given: Counts, binning: Binning) -> Floats:
-    """Contents (B,) of events, a histogram or an array in these bins."""
-    return _contents(what, given, binning)[0]
-
-
-def _contents(what: str, given: Counts, binning: Binning) -> tuple[Floats, Floats | None]:
-    """Contents (B,) and their variances, None where they are not known."""
+def contents(what: str, given: Counts, binning: Binning) -> tuple[Floats, Floats | None]:
+    """Contents (B,) of events, a histogram or an array in these bins, and their variances, None if not known."""
     if isinstance(given, Events):
         rows = given.select(flag(given, "pass_reco")) if "pass_reco" in given else given
         return binning.fill(rows)

@@ -399,11 +399,16 @@ def _factors(what: str, given: ArrayLike | None, events: int, members: int, repl
     if found.shape != (events, replicas) or not replicas:
         raise ValueError(f"{what}: expected factors (events, bootstrap) = ({events}, {replicas}), found shape "
                          f"{found.shape}; give bootstrap= as many as universes")  # fmt: skip
-    bad = ~np.isfinite(found) | (found < 0)
-    if bad.any():
-        raise ValueError(f"{what}: expected finite factors from 0, found {int(bad.sum())} that are not, first in rows "
-                         f"{np.flatnonzero(bad.any(1))[:5].tolist()}")  # fmt: skip
+    check_factors(what, found, "factors")
     return np.concatenate([np.ones((members, events)), found.T])
+
+
+def check_factors(what: str, values: Floats, kind: str) -> None:
+    """Raise ``ValueError`` where factors (events, universes), or another ``kind``, are not finite or below 0."""
+    bad = ~np.isfinite(values) | (values < 0)
+    if bad.any():
+        raise ValueError(f"{what}: expected finite {kind} from 0, found {int(bad.sum())} that are not, first in rows "
+                         f"{np.flatnonzero(bad.any(1))[:5].tolist()}")  # fmt: skip
 
 
 def _key(events: Events, group: str | None) -> NDArray[np.int64]:

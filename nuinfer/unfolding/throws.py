@@ -43,7 +43,7 @@ from ..train import Training
 from ..trees import Trees
 from .binning import Binning, BinningLike, same_bins
 from .measured import Counts
-from .reweighting import TRAINING, omnifold
+from .reweighting import TRAINING, check_factors, omnifold
 from .spectrum import Spectrum
 
 __all__ = ["Source", "Thrown", "Throws", "omnifold_throws", "unfold_throws"]
@@ -317,11 +317,10 @@ def unfold_throws(
     >>> thrown.spectra.shape, list(thrown.sources)
     ((50, 2), ['norm', 'remainder'])
     """
-    work = functools.partial(_unfolded, unfold, data, simulation, background, throws)
     singles = [(number, source) for source in throws.systematics for number in range(throws.alone)]
     jobs = [*((number, "") for number in range(throws.count)), *singles]
     nominal = unfold(data, _selected(throws, simulation), _selected(throws, background), throws.seed)
-    work = functools.partial(work, nominal.binning)
+    work = functools.partial(_unfolded, unfold, data, simulation, background, throws, nominal.binning)
     results = tasks.run(
         work, jobs, seed=throws.seed, executor=executor, checkpoint=checkpoint, name=name, progress=progress
     )
@@ -375,10 +374,12 @@ def omnifold_throws(
     }  # fmt: skip
     binning = Binning.of(bins)
     nominal, others = _selected(throws, simulation), _selected(throws, background)
-    factors = _weights_alone(throws, simulation, nominal, "simulation")
-    more = None if background is None else _weights_alone(throws, background, others, "background")
-    batched = factors is not None and (background is None or more is not None)
-    if not batched or throws.alone or not (throws.data and throws.simulation):
+    factors = more = None
+    if throws.data and throws.simulation and not throws.alone:  # what `omnifold` bootstraps
+        factors = _weights_alone(throws, simulation, nominal, "simulation")
+        if factors is not None and background is not None:
+            more = _weights_alone(throws, background, others, "background")
+    if factors is None or (background is not None and more is None):
         unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
         return unfold_throws(
             unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,
@@ -464,11 +465,7 @@ def _check_universes(name: str, factors: NDArray[Any]) -> None:
     if factors.ndim != 2 or factors.shape[1] < 2:
         raise ValueError(f"systematic {name!r}: expected a function, or weights (events, universes) of at least 2 "
                          f"universes, found shape {factors.shape}")  # fmt: skip
-    bad = ~np.isfinite(factors) | (factors < 0)
-    if bad.any():
-        rows = np.flatnonzero(bad.any(1))
-        raise ValueError(f"systematic {name!r}: expected finite weights from 0, found {int(bad.sum())} that are not, "
-                         f"first in rows {rows[:5].tolist()}")  # fmt: skip
+    check_factors(f"systematic {name!r}", factors, "weights")
 
 
 def _check_shift(name: str, before: Events, after: Events) -> None:
