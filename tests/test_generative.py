@@ -26,8 +26,9 @@ from nuinfer.density import MAF, NSF
 from nuinfer.diagnostics import c2st
 from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding, LinearGaussian
-from nuinfer.unfolding.flow_matching import FlowMatching, FlowMatchingDensity, _Paths, fit_flow_matching, solved
-from nuinfer.unfolding.generative import GenerativeUnfolding, generative_unfolding
+from nuinfer.unfolding import GenerativeUnfolding, generative_unfolding
+from nuinfer.unfolding.generative import flow_matching
+from nuinfer.unfolding.generative.flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching, solved
 
 Floats = NDArray[np.float64]
 
@@ -545,7 +546,7 @@ def test_accuracy_of_the_log_density(steps: int, errors: tuple[float, ...]) -> N
 
 
 def test_paths_are_a_function_of_row_network_and_epoch() -> None:
-    paths, rows = _Paths(3, seed=1), torch.arange(4000).reshape(1, 2, 2000)
+    paths, rows = flow_matching._Paths(3, seed=1), torch.arange(4000).reshape(1, 2, 2000)
     found = paths(rows, np.array([0, 5]), 2).columns
     np.testing.assert_array_equal(found[:, 1], paths(rows[:, 1:], np.array([5]), 2).columns[:, 0])
     assert not np.array_equal(found, paths(rows, np.array([0, 5]), 3).columns)

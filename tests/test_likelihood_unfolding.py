@@ -18,9 +18,9 @@ from nuinfer import Events
 from nuinfer.errors import NotConverged
 from nuinfer.simulators import GaussianUnfolding
 from nuinfer.unfolding import Binning, Response
-from nuinfer.unfolding.likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
+from nuinfer.unfolding.binned.likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
+from nuinfer.unfolding.binned.propagation import Derivative, Term, simulation_covariance
 from nuinfer.unfolding.measured import Measured
-from nuinfer.unfolding.propagation import Derivative, Term, simulation_covariance
 
 Floats = NDArray[np.float64]
 

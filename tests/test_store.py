@@ -31,7 +31,7 @@ from nuinfer import (
     unfolding,
 )
 from nuinfer.errors import CorruptFile
-from nuinfer.unfolding.result import Unfolded
+from nuinfer.unfolding.unbinned.result import Unfolded
 
 DTYPES = ["bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 SPEC = {"width": 64, "name": 'a "quoted" \\ ünïcode\n', "nested": {"list": [1, 2.5, None, True]}, "tiny": 5e-324}

@@ -23,7 +23,8 @@ import pytest
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, metrics, omnifold, tasks, train
 from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding
-from nuinfer.unfolding import Iteration, Response, Unfolded, reweighting
+from nuinfer.unfolding import Iteration, Response, Unfolded
+from nuinfer.unfolding.samples import check_signal
 
 TRAIN = Training(epochs=8, batch=512, learning_rate=3e-3, patience=None)
 SHORT = Training(epochs=2, batch=256, learning_rate=3e-3, patience=None)
@@ -870,7 +871,7 @@ def test_bad_input_is_refused(what: str) -> None:
 def test_a_replica_without_signal_is_refused() -> None:
     signal = np.array([5.0, -4.0])
     with pytest.raises(ValueError, match=r"expected a positive yield, found -4 \(1 of 2 networks\)"):
-        reweighting._check_signal(signal)
+        check_signal(signal)
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bayes import BayesIteration, iterate_bayes, iterative_bayes
+    from .binned.bayes import BayesIteration, iterate_bayes, iterative_bayes
+    from .binned.least_squares import StrengthScan, scan_strength, tikhonov
+    from .binned.likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
+    from .binned.wiener import wiener_svd
     from .binning import Binning
     from .checks import Check, Checks, PseudoExperiments, Thresholds, check, check_events, pseudo_experiments
     from .cross_sections import CrossSection, SpectrumRatio, cross_section, flux_integral, spectrum_ratio
@@ -24,67 +27,65 @@ if TYPE_CHECKING:
         export_unbinned,
         read_unbinned,
     )
-    from .flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching
-    from .generative import GenerativeIteration, GenerativeUnfolding, generative_unfolding
-    from .least_squares import StrengthScan, scan_strength, tikhonov
-    from .likelihood_fit import Background, LikelihoodUnfolding, Sideband, likelihood_unfolding
+    from .generative.fitting import generative_unfolding
+    from .generative.flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching
+    from .generative.result import GenerativeIteration, GenerativeUnfolding
     from .measured import Measured
     from .response import Response
-    from .result import Iteration, Unfolded
-    from .reweighting import omnifold
     from .spectrum import Chi2, Spectrum
     from .throws import Thrown, Throws, omnifold_throws, unfold_throws
-    from .wiener import wiener_svd
+    from .unbinned.result import Iteration, Unfolded
+    from .unbinned.reweighting import omnifold
 
 #: Where each name is; modules load when they are first used, so that methods in bins do not wait for torch.
 _NAMES = {
-    "Background": "likelihood_fit",
-    "BayesIteration": "bayes",
+    "Background": "binned.likelihood_fit",
+    "BayesIteration": "binned.bayes",
     "Binning": "binning",
     "Check": "checks",
     "Checks": "checks",
     "Chi2": "spectrum",
     "CrossSection": "cross_sections",
-    "FlowMatching": "flow_matching",
-    "FlowMatchingDensity": "flow_matching",
-    "GenerativeIteration": "generative",
-    "GenerativeUnfolding": "generative",
+    "FlowMatching": "generative.flow_matching",
+    "FlowMatchingDensity": "generative.flow_matching",
+    "GenerativeIteration": "generative.result",
+    "GenerativeUnfolding": "generative.result",
     "HepDataTable": "export",
-    "Iteration": "result",
-    "LikelihoodUnfolding": "likelihood_fit",
+    "Iteration": "unbinned.result",
+    "LikelihoodUnfolding": "binned.likelihood_fit",
     "Measured": "measured",
     "PseudoExperiments": "checks",
     "Response": "response",
-    "Sideband": "likelihood_fit",
+    "Sideband": "binned.likelihood_fit",
     "Spectrum": "spectrum",
     "SpectrumRatio": "cross_sections",
-    "StrengthScan": "least_squares",
+    "StrengthScan": "binned.least_squares",
     "Thresholds": "checks",
     "Thrown": "throws",
     "Throws": "throws",
     "UnbinnedResult": "export",
-    "Unfolded": "result",
+    "Unfolded": "unbinned.result",
     "check": "checks",
     "check_events": "checks",
     "cross_section": "cross_sections",
     "export_hepdata": "export",
     "export_root": "export",
     "export_unbinned": "export",
-    "fit_flow_matching": "flow_matching",
+    "fit_flow_matching": "generative.flow_matching",
     "flux_integral": "cross_sections",
-    "generative_unfolding": "generative",
-    "iterate_bayes": "bayes",
-    "iterative_bayes": "bayes",
-    "likelihood_unfolding": "likelihood_fit",
-    "omnifold": "reweighting",
+    "generative_unfolding": "generative.fitting",
+    "iterate_bayes": "binned.bayes",
+    "iterative_bayes": "binned.bayes",
+    "likelihood_unfolding": "binned.likelihood_fit",
+    "omnifold": "unbinned.reweighting",
     "omnifold_throws": "throws",
     "pseudo_experiments": "checks",
     "read_unbinned": "export",
-    "scan_strength": "least_squares",
+    "scan_strength": "binned.least_squares",
     "spectrum_ratio": "cross_sections",
-    "tikhonov": "least_squares",
+    "tikhonov": "binned.least_squares",
     "unfold_throws": "throws",
-    "wiener_svd": "wiener",
+    "wiener_svd": "binned.wiener",
 }
 
 __all__ = [

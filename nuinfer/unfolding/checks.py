@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ..nets import Network
     from ..train import Training
     from ..trees import Trees
-    from .result import Unfolded
+    from .unbinned.result import Unfolded
 
 __all__ = [
     "Check",

@@ -59,8 +59,8 @@ from ..io.objects import write_objects
 from ..store import write_atomically
 from .binning import Binning, BinningLike, filled
 from .cross_sections import CrossSection
-from .result import Unfolded
 from .spectrum import Spectrum, of_replicas
+from .unbinned.result import Unfolded
 
 __all__ = ["HepDataTable", "UnbinnedResult", "export_hepdata", "export_root", "export_unbinned", "read_unbinned"]
 

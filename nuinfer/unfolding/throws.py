@@ -43,8 +43,9 @@ from ..train import Training
 from ..trees import Trees
 from .binning import Binning, BinningLike, same_bins
 from .measured import Counts
-from .reweighting import TRAINING, check_factors, omnifold
+from .samples import check_factors
 from .spectrum import Spectrum
+from .unbinned.reweighting import TRAINING, omnifold
 
 __all__ = ["Source", "Thrown", "Throws", "omnifold_throws", "unfold_throws"]
 

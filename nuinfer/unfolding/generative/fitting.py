@@ -35,36 +35,33 @@ networks); Backes, Butter, Dunford, Malaescu, arXiv 2212.08674 (iterations); D'A
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
-from .. import ensemble, hashing, losses, nets, store
-from ..density.columns import Bounds, Columns
-from ..density.flow_density import Density
-from ..density.flows import MAF, NSF, FlowStack
-from ..diagnostics import SBC, sbc
-from ..ensemble import Ensemble, Fitted, fit_networks
-from ..events import Events, flag, positive_total
-from ..features import Features, Inputs, Shape
-from ..nets import MLP, DeepSet, Network, Transformer
-from ..resample import Resample
-from ..train import Draw, Drawn, History, Training, digest
-from .binning import Binning, BinningLike, filled
+from ... import ensemble, hashing, losses, nets
+from ...density.columns import Bounds, Columns
+from ...density.flow_density import Density
+from ...density.flows import MAF, NSF, FlowStack
+from ...ensemble import Ensemble, Fitted, fit_networks
+from ...events import Events, flag, positive_total
+from ...features import Features, Inputs
+from ...nets import MLP, DeepSet, Network, Transformer
+from ...resample import Resample
+from ...train import Draw, Drawn, History, Training, digest
+from ..samples import Rows, check_signal, key_of, mean_one, reconstructed, warn_of_shared_keys
 from .flow_matching import ConditionalRows, FlowMatching, FlowMatchingDensity
-from .reweighting import _check_signal, _key, _mean_one, _warn_of_shared_keys
-from .spectrum import Spectrum, of_replicas
+from .result import ConditionalDensity, GenerativeIteration, GenerativeUnfolding
+from .truth_functions import TruthFunction, classifier_of, part_of, standardised
 
-__all__ = ["GenerativeIteration", "GenerativeUnfolding", "generative_unfolding"]
+__all__ = ["generative_unfolding"]
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
@@ -73,386 +70,6 @@ Keys = NDArray[np.int64]
 TRAINING = Training(epochs=20, batch=512, learning_rate=3e-3)
 #: Of the classifiers of the truth, likewise.
 CLASSIFIER_TRAINING = Training(epochs=20, batch=512, learning_rate=3e-3)
-
-
-# -- functions of the truth --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TruthFunction:
-    """The logarithm of a ratio of two truths, for each of K networks: outputs of the standardised columns, and offsets.
-
-    ``offset`` (K,) is the logarithm of the ratio of their yields.
-    """
-
-    targets: Columns
-    model: Ensemble
-    offset: Floats
-
-    def log(self, values: Floats) -> Floats:
-        """(K, N), at values (N, D) of the truth columns."""
-        return self.model.log(_standardised(self.targets, values)) + self.offset[:, None]
-
-    def part(self, start: int, stop: int) -> TruthFunction:
-        """Of the networks from ``start`` to ``stop``."""
-        return TruthFunction(self.targets, _part(self.model, start, stop), self.offset[start:stop])
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Names and arrays to save."""
-        return {"offset": self.offset, **self.model.arrays()}
-
-    @classmethod
-    def of_arrays(
-        cls, targets: Columns, network: Network, arrays: dict[str, NDArray[Any]]
-    ) -> TruthFunction:  # fmt: skip
-        """The inverse of `arrays`."""
-        model = Ensemble.of_arrays(_classifier(network, targets), arrays)
-        return cls(targets, model, arrays["offset"])
-
-
-def _standardised(targets: Columns, values: Floats) -> Inputs:
-    return Inputs(targets.forward(torch.from_numpy(np.ascontiguousarray(values)))[0].float())
-
-
-def _classifier(network: Network, targets: Columns) -> nets.Stack:
-    return nets.stack(network, Shape(len(targets.parts)))
-
-
-def _part(model: Ensemble, start: int, stop: int) -> Ensemble:
-    return replace(model, state={name: tensor[start:stop] for name, tensor in model.state.items()})
-
-
-# -- the result --------------------------------------------------------------------------------------------------------
-
-ConditionalDensity = Density | FlowMatchingDensity
-
-
-@dataclass(frozen=True, eq=False)
-class GenerativeIteration:
-    """One iteration of K members, with M draws for each of R measured events.
-
-    Attributes
-    ----------
-    density:
-        q(t | x), with the truth of the iteration before as prior: the simulation's own in the first.
-    prior:
-        What made that prior of the simulation's; None in the first.
-    truth:
-        The draws (K, R, M, D).
-    efficiency:
-        Of each draw (K, R, M).
-    movement:
-        Root mean square of the change of log nu, over the simulation's reconstructed truth, from the prior of the
-        iteration before to this one's (K,); 0 in the first.
-    ratio_history:
-        Of the classifier that made the prior; None in the first.  That of the density is ``density.history``.
-    """
-
-    density: ConditionalDensity
-    prior: TruthFunction | None
-    truth: Floats
-    efficiency: Floats
-    movement: Floats
-    ratio_history: History | None
-
-
-@dataclass(frozen=True, eq=False)
-class GenerativeUnfolding:
-    """Draws of the truth for each measured event; made by `generative_unfolding`.
-
-    The R measured events are those of the data and, with negative weights, of background and fakes to subtract.
-
-    Attributes
-    ----------
-    id:
-        Of the measured events (R,).
-    weights:
-        Their signed weights (K, R) for each member; those of data multiplied by the purity with ``fakes="scale"``.
-    iterations:
-        What happened in each; the last is the answer.
-    replica_truth, replica_efficiency, replica_weights:
-        The same for bootstrap replicas, (B, R, M, D), (B, R, M), (B, R), multiplicities included.
-    efficiency_of:
-        The log odds of being reconstructed, as a function of the truth; None where nothing was missed.
-    outside:
-        The share of the data that lies outside the simulation's range in a flat reco column.
-    """
-
-    id: Keys
-    weights: Floats
-    iterations: tuple[GenerativeIteration, ...]
-    replica_truth: Floats
-    replica_efficiency: Floats
-    replica_weights: Floats
-    efficiency_of: TruthFunction | None
-    outside: float
-    seed: int
-    group: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The D columns of the truth."""
-        return self.density.columns
-
-    @property
-    def density(self) -> ConditionalDensity:
-        """q(truth | reco) of the last iteration, the mean of its members."""
-        return self.iterations[-1].density
-
-    @cached_property
-    def history(self) -> tuple[History, ...]:
-        """Of the densities, one an iteration; those of classifiers are in ``iterations``."""
-        return tuple(step.density.history for step in self.iterations)
-
-    def _at(self, iteration: int | None) -> GenerativeIteration:
-        if iteration is None:
-            return self.iterations[-1]
-        if not 0 <= iteration < len(self.iterations):
-            raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
-        return self.iterations[iteration]
-
-    # -- unfolded events
-
-    def events(self, *, iteration: int | None = None, reconstructed: bool = False) -> Events:
-        """Unfolded events: the truth columns, M draws of each member for each measured event.
-
-        Weights are the measured event's, over M, K and the draw's efficiency.  Draws have the id of their measured
-        event, so that splits and bootstraps keep them together.
-
-        Parameters
-        ----------
-        iteration:
-            Number from 0 of the iteration; the last by default.
-        reconstructed:
-            Without the efficiency: truth that was reconstructed, whose weights sum to the data's signal.
-        """
-        step = self._at(iteration)
-        weight = _draw_weights(self.weights, step.efficiency, reconstructed) / len(self.weights)
-        return Events(
-            self._columns(step.truth), weight=weight.reshape(-1),
-            id=np.broadcast_to(self.id[None, :, None], weight.shape).reshape(-1),
-        )  # fmt: skip
-
-    def _columns(self, truth: Floats) -> dict[str, Floats]:
-        flat = truth.reshape(-1, truth.shape[-1])
-        return {name: np.ascontiguousarray(flat[:, i]) for i, name in enumerate(self.columns)}
-
-    def spectrum(self, bins: BinningLike, *, iteration: int | None = None, reconstructed: bool = False) -> Spectrum:
-        """The unfolded spectrum of one or more truth columns.
-
-        Parameters
-        ----------
-        bins:
-            Edges by column, ``{"p": [0, 1, 2]}``, or a `Binning`.
-        iteration, reconstructed:
-            As in `events`; replicas, and with them a statistical covariance, are of the last iteration alone.
-
-        Raises
-        ------
-        KeyError
-            for a column that is none of the truth's; ``ValueError`` for edges that do not rise.
-        """
-        binning, step = Binning.of(bins), self._at(iteration)
-        members = self._fill(binning, step.truth, _draw_weights(self.weights, step.efficiency, reconstructed))
-        none = iteration is not None
-        truth, own = (self.replica_truth[:0] if none else self.replica_truth), self.replica_weights
-        replicas = self._fill(binning, truth, _draw_weights(own, self.replica_efficiency, reconstructed))
-        return of_replicas(binning, members, replicas, corrected=not reconstructed, settings=self.settings)
-
-    def _fill(self, binning: Binning, truth: Floats, weight: Floats) -> Floats:
-        """Histograms (K, B) of draws (K, R, M, D) with weights (K, R, M)."""
-        unknown = [name for name in binning.names if name not in self.columns]
-        if unknown:
-            raise KeyError(f"bins: expected columns of the truth, {', '.join(self.columns)}, found {unknown[0]!r}; "
-                           f"others follow from events(), or are unfolded by naming them in truth=")  # fmt: skip
-        rows = [
-            filled(binning.index(self._columns(t)), w.reshape(-1), binning.size)[0]
-            for t, w in zip(truth, weight, strict=False)
-        ]
-        return np.array(rows, np.float64).reshape(len(truth), binning.size)
-
-    def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
-        """How often a replica counted each of ``events`` (N,): data, background or simulation.
-
-        They are told by their ids, or by ``group`` where they have that column.
-        """
-        return hashing.poisson(_key(events, self.group), self.seed, "bootstrap", replica)
-
-    # -- event by event
-
-    def posterior(self, events: Events, *, draws: int = 100, iteration: int | None = None, seed: int = 0) -> Floats:
-        """Draws (N, draws, D) of the truth of each of N measured events, were it signal.
-
-        Raises
-        ------
-        ValueError
-            for fewer than one draw; ``KeyError``, ``TypeError`` for events without the reco columns.
-        """
-        return self._at(iteration).density.draws(draws, events, seed=seed)
-
-    def efficiency(self, events: Events) -> Floats:
-        """The learned efficiency (N,) at the truth of events, the mean of the members."""
-        if self.efficiency_of is None:
-            return np.ones(len(events))
-        return np.asarray(special.expit(self.efficiency_of.log(self._truth(events))).mean(0))
-
-    def prior(self, events: Events, *, iteration: int | None = None) -> Floats:
-        """nu (N,) at the truth of events: what made the simulation's truth the prior of an iteration's density."""
-        found = self._at(iteration).prior
-        if found is None:
-            return np.ones(len(events))
-        return np.asarray(np.exp(found.log(self._truth(events))).mean(0))
-
-    def _truth(self, events: Events) -> Floats:
-        return self.density.targets.read(events)
-
-    def calibration(
-        self, events: Events, *, draws: int = 99, iteration: int | None = None, density: bool | None = None,
-        seed: int = 0,
-    ) -> SBC:  # fmt: skip
-        """Ranks of the truth of simulated events among posterior draws, and whether they are uniform.
-
-        Events count with their weight times `prior`, since that is the truth that the density has as prior.  A p-value
-        below 0.01 says that the density does not describe the simulation; whether the simulation describes the
-        detector it cannot say.
-
-        Parameters
-        ----------
-        events:
-            Simulated events with truth and reco columns, others than those of the training.  Misses and fakes are
-            left out.
-        draws:
-            Posterior draws of each; one more should have many divisors.
-        density:
-            Whether the rank of log q is looked at too; None for a flow, but not for `FlowMatching`, where it is slow.
-
-        Raises
-        ------
-        ValueError, KeyError
-            as `nuinfer.diagnostics.sbc`.
-        """
-        both = events.select(flag(events, "pass_reco") & flag(events, "pass_truth"))
-        own = self._at(iteration).density
-        condition = cast(Features, own.condition)
-        seen = both.keep([*self.columns, *condition.columns]).with_weight(
-            both.weight * self.prior(both, iteration=iteration)
-        )
-        wanted = isinstance(own, Density) if density is None else density
-        return sbc(_Sampler(own, condition), seen, draws=draws, density=wanted, seed=seed)
-
-    def __repr__(self) -> str:
-        rows, total = len(self.id), float(self.weights.mean(0).sum())
-        corrected = float(_draw_weights(self.weights, self.iterations[-1].efficiency, False).sum() / len(self.weights))
-        moves = ", ".join(f"{step.movement.mean():.3g}" for step in self.iterations[1:])
-        return (
-            f"GenerativeUnfolding({', '.join(self.columns)}; {len(self.weights)} members, "
-            f"{len(self.replica_weights)} replicas, {self.iterations[-1].truth.shape[2]} draws for each of {rows} "
-            f"events; signal {total:.6g}, truth yield {corrected:.6g}; {self.outside:.2g} of the data outside the "
-            f"simulation; movement of the prior {moves or 'none'})"
-        )
-
-    # -- files
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically."""
-        arrays: dict[str, NDArray[Any]] = {
-            "id": self.id, "weights": self.weights, "replica_truth": self.replica_truth,
-            "replica_efficiency": self.replica_efficiency, "replica_weights": self.replica_weights,
-        }  # fmt: skip
-        if self.efficiency_of is not None:
-            arrays |= _under("efficiency", self.efficiency_of.arrays())
-        steps = []
-        for i, step in enumerate(self.iterations):
-            spec, own = _saved_iteration(step)
-            steps.append(spec)
-            arrays |= _under(str(i), own)
-        spec = {
-            "iterations": steps, "efficiency": self.efficiency_of is not None, "outside": self.outside,
-            "seed": self.seed, "group": self.group, "settings": self.settings,
-        }  # fmt: skip
-        store.save(path, "generative", spec, arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, module: Any = None, classifier: Any = None) -> GenerativeUnfolding:
-        """Read what `save` wrote; ``module`` and ``classifier`` make embedding and classifier that were a user's own.
-
-        Raises
-        ------
-        CorruptFile
-            for a file that is damaged; ``ValueError`` for one of another kind; ``FileNotFoundError`` for none.
-        """
-        spec, arrays = store.load(path, "generative")
-        network = cast(Network, ensemble.network_of(spec["settings"]["classifier"], classifier))
-        steps = tuple(
-            _loaded_iteration(own, _within(str(i), arrays), network, module) for i, own in enumerate(spec["iterations"])
-        )
-        targets = steps[0].density.targets
-        found = _within("efficiency", arrays)
-        efficiency = TruthFunction.of_arrays(targets, network, found) if spec["efficiency"] else None
-        return cls(
-            arrays["id"], arrays["weights"], steps, arrays["replica_truth"], arrays["replica_efficiency"],
-            arrays["replica_weights"], efficiency, spec["outside"], spec["seed"], spec["group"], spec["settings"],
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """A density as diagnostics ask for one."""
-
-    density: ConditionalDensity
-    features: Features
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.density.columns
-
-    def draws(self, n: int, observations: Events, *, seed: int = 0) -> Floats:
-        return self.density.draws(n, observations, seed=seed)
-
-    def log_probs(self, theta: ArrayLike, observations: Events) -> Floats:
-        return self.density.log_probs(theta, observations)
-
-
-def _draw_weights(weights: Floats, efficiency: Floats, reconstructed: bool) -> Floats:
-    """Weights (K, R, M) of draws, from those of the measured events (K, R)."""
-    shared = weights[:, :, None] / efficiency.shape[2]
-    return np.broadcast_to(shared, efficiency.shape) if reconstructed else shared / efficiency
-
-
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The inverse of `_under`, of several."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-
-
-def _saved_iteration(step: GenerativeIteration) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    spec, arrays = step.density.saved()
-    found = {"truth": step.truth, "efficiency": step.efficiency, "movement": step.movement}
-    found |= _under("density", arrays)
-    found |= _under("prior", step.prior.arrays()) if step.prior is not None else {}
-    found |= _under("ratio", step.ratio_history.arrays()) if step.ratio_history is not None else {}
-    kind = "flow" if isinstance(step.density, Density) else "flow matching"
-    return {"kind": kind, "density": spec}, found
-
-
-def _loaded_iteration(
-    spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], network: Network, module: Any
-) -> GenerativeIteration:
-    kind: Any = Density if spec["kind"] == "flow" else FlowMatchingDensity
-    density: ConditionalDensity = kind.of_saved(spec["density"], _within("density", arrays), module=module)
-    prior, ratio = _within("prior", arrays), _within("ratio", arrays)
-    return GenerativeIteration(
-        density, TruthFunction.of_arrays(density.targets, network, prior) if prior else None, arrays["truth"],
-        arrays["efficiency"], arrays["movement"], History.of_arrays(ratio) if ratio else None,
-    )  # fmt: skip
-
-
-# -- the method --------------------------------------------------------------------------------------------------------
 
 
 def generative_unfolding(
@@ -554,14 +171,14 @@ def generative_unfolding(
     _check_networks(wanted, network)
     _check(fakes, outside, iterations=iterations, draws=draws, members=members, bootstrap=bootstrap)
     if bootstrap:
-        _warn_of_shared_keys(data, background, simulation, group)
+        warn_of_shared_keys(data, background, simulation, group)
     sample = _tables(data, simulation, background, given, wanted, fakes, group)
     away = _outside(sample, given, outside)
     resample = Resample(seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0,
                         plain=members)  # fmt: skip
-    both = sample.simulation.select(sample.signal)
+    both = sample.simulation.select(sample.rows.signal)
     rows = ConditionalRows.of(both, wanted.flat, given, bounds=bounds or {}, embedding=embedding, summaries=summaries,
-                              key=sample.key[sample.signal], seed=seed)  # fmt: skip
+                              key=sample.key[sample.rows.signal], seed=seed)  # fmt: skip
     classifier = classifier.head if isinstance(classifier, DeepSet | Transformer) else classifier
     folder = Path(checkpoint) if checkpoint is not None else None
     fit = _Fit(network, classifier, training, classifier_training, resample, device, folder, progress)
@@ -596,9 +213,7 @@ class _Sample:
     """
 
     simulation: Events
-    signal: Keys  # rows of the simulation with truth and reco
-    truth: Keys  # rows with truth
-    fakes: Keys  # rows with reco only
+    rows: Rows  # of the simulation
     observed: Events
     data: int
     observed_key: Keys
@@ -637,8 +252,8 @@ class _Fit:
         """Log ratios of two truths."""
         drawn = len(targets.parts) if draw is not None else 0
         return fit_networks(
-            inputs, (_mean_one(weights[0]), _mean_one(weights[1])), key, self.resample,
-            stack=_classifier(self.classifier, targets), loss=losses.bce, training=self.classifier_training,
+            inputs, (mean_one(weights[0]), mean_one(weights[1])), key, self.resample,
+            stack=classifier_of(self.classifier, targets), loss=losses.bce, training=self.classifier_training,
             draw=draw, drawn=drawn, warm=warm, **self.options(label),
         )  # fmt: skip
 
@@ -681,17 +296,17 @@ class _Run:
         self.sample, self.rows, self.fit, self.count = sample, rows, fit, draws
         networks, resample = fit.resample.members, fit.resample
         self.networks, self.plain = networks, resample.plain
-        self.own = sample.simulation.weight[sample.signal]
-        self.truth = rows.targets.read(sample.simulation.select(sample.signal))  # (S, D)
+        self.own = sample.simulation.weight[sample.rows.signal]
+        self.truth = rows.targets.read(sample.simulation.select(sample.rows.signal))  # (S, D)
         observed = np.broadcast_to(sample.observed.weight, (networks, len(sample.observed)))
-        if fakes == "scale" and len(sample.fakes):
+        if fakes == "scale" and len(sample.rows.fakes):
             observed = observed * _purity(sample, fit, rows)
         self.observed = np.ascontiguousarray(observed)  # (networks, R)
         times = (resample.bootstrapped(k, sample.observed_key) for k in range(networks))
         self.observed_times = np.stack(list(times))
         self.signal_times = np.stack([resample.bootstrapped(k, rows.key) for k in range(networks)])
         self.target = (self.observed * self.observed_times).sum(1)  # the data's signal (networks,)
-        _check_signal(self.target)
+        check_signal(self.target)
         self.efficiency = _efficiency(sample, rows.targets, fit)
         self.nu = np.ones((networks, len(self.own)))
         self.fitted: Fitted | None = None
@@ -732,8 +347,8 @@ class _Run:
     def _remove_prior(self, label: str) -> None:
         """nu <- g / g_0 on the simulation's reconstructed truth."""
         targets, size = self.rows.targets, len(self.sample.observed)
-        points = _standardised(targets, self.drawn.reshape(-1, self.drawn.shape[-1])).flat.view(self.drawn.shape)
-        simulated = _standardised(targets, self.truth)
+        points = standardised(targets, self.drawn.reshape(-1, self.drawn.shape[-1])).flat.view(self.drawn.shape)
+        simulated = standardised(targets, self.truth)
         count, one = len(self.own), self.observed
         weights = (
             np.concatenate([one, np.zeros((len(one), count))], 1), np.concatenate([np.zeros(size), self.own])
@@ -763,7 +378,7 @@ def _density(
     resample: Resample, total: float,
 ) -> ConditionalDensity:  # fmt: skip
     """The density of the networks from ``start`` to ``stop``."""
-    model, history = _part(cast(Ensemble, fitted.model), start, stop), _columns_of(fitted.history, start, stop)
+    model, history = part_of(cast(Ensemble, fitted.model), start, stop), _columns_of(fitted.history, start, stop)
     parts = rows.targets, rows.condition
     if isinstance(network, FlowMatching):
         return FlowMatchingDensity(*parts, network, rows.embedding, rows.summaries, model, resample, total, history)
@@ -781,38 +396,26 @@ def _tables(
     data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
     group: str | None,
 ) -> _Sample:  # fmt: skip
-    pass_reco, pass_truth = flag(simulation, "pass_reco"), flag(simulation, "pass_truth")
-    if not (pass_reco & pass_truth).any():
-        raise ValueError(
-            f"simulation: expected events that pass both selections, found {len(simulation)} events of which "
-            f"{int(pass_reco.sum())} pass reco and {int(pass_truth.sum())} truth"
-        )
-    signal, fake_rows = np.flatnonzero(pass_reco & pass_truth), np.flatnonzero(pass_reco & ~pass_truth)
-    positive_total("simulation (events with truth and reco)", simulation.weight[signal])
-    reco.check(simulation, pass_reco)
-    truth.check(simulation, pass_truth)
-    key, data = simulation.key(group), _measured(data)
+    rows, key, data = Rows.of(simulation), simulation.key(group), reconstructed(data)
+    reco.check(simulation, flag(simulation, "pass_reco"))
+    truth.check(simulation, flag(simulation, "pass_truth"))
     positive_total("data", data.weight)
-    parts = [(data, data.weight, _key(data, group))]
+    parts = [(data, data.weight, key_of(data, group))]
     if background is not None and len(background):
-        background = _measured(background)
-        parts.append((background, -background.weight, _key(background, group)))
-    if fakes == "subtract" and len(fake_rows):
-        parts.append((simulation.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
+        background = reconstructed(background)
+        parts.append((background, -background.weight, key_of(background, group)))
+    if fakes == "subtract" and len(rows.fakes):
+        parts.append((simulation.select(rows.fakes), -simulation.weight[rows.fakes], key[rows.fakes]))
     for events, _, _ in parts:
         reco.check(events)
     observed = Events.concat([events.keep(reco.columns).with_weight(w) for events, w, _ in parts])
     keys = np.concatenate([k for _, _, k in parts])
-    return _Sample(simulation, signal, np.flatnonzero(pass_truth), fake_rows, observed, len(data), keys, key)
-
-
-def _measured(events: Events) -> Events:
-    return events.select(flag(events, "pass_reco")) if "pass_reco" in events else events
+    return _Sample(simulation, rows, observed, len(data), keys, key)
 
 
 def _outside(sample: _Sample, reco: Features, limit: float) -> float:
     """The share of the data's absolute weight outside the range of the simulation's signal in a flat column."""
-    data, own = sample.observed.select(slice(0, sample.data)), sample.simulation.select(sample.signal)
+    data, own = sample.observed.select(slice(0, sample.data)), sample.simulation.select(sample.rows.signal)
     size, away = np.abs(data.weight), np.zeros(sample.data, np.bool_)
     shares = {}
     for name in reco.flat:
@@ -833,7 +436,7 @@ def _outside(sample: _Sample, reco: Features, limit: float) -> float:
 
 def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction | None:
     """The log odds of being reconstructed, learned on all truth; None where nothing is missed."""
-    rows = sample.truth
+    rows = sample.rows.truth
     weight, seen = sample.simulation.weight[rows], flag(sample.simulation, "pass_reco")[rows]
     if not np.any(weight[~seen]):
         return None
@@ -843,21 +446,21 @@ def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction |
     one, zero = np.where(seen, weight, 0.0), np.where(seen, 0.0, weight)
     positive_total("simulation (events with truth that are not reconstructed)", zero)
     key, resample = sample.key[rows], fit.resample
-    fitted = fit.of_truth("efficiency", _standardised(targets, values), (one, zero), key, targets)
+    fitted = fit.of_truth("efficiency", standardised(targets, values), (one, zero), key, targets)
     times = np.stack([resample.bootstrapped(k, key) for k in range(resample.members)])
     return TruthFunction(targets, cast(Ensemble, fitted.model), np.log((times @ one) / (times @ zero)))
 
 
 def _purity(sample: _Sample, fit: _Fit, columns: ConditionalRows) -> Floats:
     """The simulation's signal fraction p(x) at each measured event (networks, R), by a ratio of signal to fakes."""
-    rows = np.concatenate([sample.signal, sample.fakes])
-    weight, is_signal = sample.simulation.weight[rows], np.arange(len(rows)) < len(sample.signal)
+    rows = np.concatenate([sample.rows.signal, sample.rows.fakes])
+    weight, is_signal = sample.simulation.weight[rows], np.arange(len(rows)) < len(sample.rows.signal)
     one, zero = np.where(is_signal, weight, 0.0), np.where(is_signal, 0.0, weight)
     positive_total("fakes", zero)
     key, resample, reco = sample.key[rows], fit.resample, columns.condition
     network = cast(Network, columns.embedding) if reco.clouds else fit.classifier
     fitted = fit_networks(
-        reco.tensors(sample.simulation.select(rows)), (_mean_one(one), _mean_one(zero)), key, resample,
+        reco.tensors(sample.simulation.select(rows)), (mean_one(one), mean_one(zero)), key, resample,
         stack=nets.stack(network, reco.shape), loss=losses.bce, training=fit.classifier_training,
         **fit.options("purity"),
     )  # fmt: skip

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import hashing, store
-from ..events import Events, flag
-from ..train import History
-from .binning import Binning, BinningLike, filled
-from .spectrum import Spectrum, of_replicas
+from ... import hashing, store
+from ...events import Events, flag
+from ...train import History
+from ..binning import Binning, BinningLike, filled
+from ..spectrum import Spectrum, of_replicas
 
 if TYPE_CHECKING:
     import hist

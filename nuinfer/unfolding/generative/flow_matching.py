@@ -55,15 +55,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from torch import Tensor
 
-from .. import hashing, losses, nets, store
-from ..density.columns import Bounds, Columns
-from ..density.flow_density import check_draws
-from ..ensemble import Ensemble, Fitted, fit_networks, network_of, spec_of, standardisation
-from ..events import Events, positive_total
-from ..features import Batch, Features, Inputs, Shape
-from ..nets import MLP, DeepSet, Network, Stack, State
-from ..resample import Resample
-from ..train import Draw, Drawn, History, Training
+from ... import hashing, losses, nets, store
+from ...density.columns import Bounds, Columns
+from ...density.flow_density import check_draws
+from ...ensemble import Ensemble, Fitted, fit_networks, network_of, spec_of, standardisation
+from ...events import Events, positive_total
+from ...features import Batch, Features, Inputs, Shape
+from ...nets import MLP, DeepSet, Network, Stack, State
+from ...resample import Resample
+from ...train import Draw, Drawn, History, Training
 
 __all__ = ["FlowMatching", "FlowMatchingDensity", "fit_flow_matching"]
 

@@ -56,17 +56,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, stats
 from torch import Tensor
 
-from .. import store
-from ..errors import NotConverged, check_finite, missing
-from ..events import Events
-from ..histograms import Contents
-from ..intervals import Fit, fit, minos
-from ..likelihood import BinnedMixture, Normal, Template
-from ..likelihood.costs import DifferentiableCost, summed
-from .binning import Binning, BinningLike
-from .measured import Counts, Fakes, contents
-from .response import Response
-from .spectrum import Chi2, Spectrum
+from ... import store
+from ...errors import NotConverged, check_finite, missing
+from ...events import Events
+from ...histograms import Contents
+from ...intervals import Fit, fit, minos
+from ...likelihood import BinnedMixture, Normal, Template
+from ...likelihood.costs import DifferentiableCost, summed
+from ..binning import Binning, BinningLike
+from ..measured import Counts, Fakes, contents
+from ..response import Response
+from ..spectrum import Chi2, Spectrum
 
 __all__ = ["Background", "LikelihoodUnfolding", "Sideband", "likelihood_unfolding"]
 

@@ -14,7 +14,7 @@ corrected for it.  More iterations mean less bias towards the prior and more noi
           A_{ts} = \delta_{ts} \frac{u'_t}{u_t} - \sum_r M_{tr} \frac{m_r}{f_r} P_{rs}.
 
 The original formula keeps M of the last iteration alone, and gives half of the error after a few iterations.  The
-simulation's own statistics go the same way (`nuinfer.unfolding.propagation`).
+simulation's own statistics go the same way (`nuinfer.unfolding.binned.propagation`).
 
 **Smearing.**  u is homogeneous of degree 1 in m, so that u = (du/dm) m: the additional smearing matrix is
 A_C = (du/dm) P, exact for the data themselves and linear around them.
@@ -31,10 +31,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .measured import Counts, Fakes, Measured
+from ..measured import Counts, Fakes, Measured
+from ..response import Response, reference_of
+from ..spectrum import Spectrum
 from .propagation import Derivative, Term, simulation_covariance
-from .response import Response, reference_of
-from .spectrum import Spectrum
 
 __all__ = ["BayesIteration", "iterate_bayes", "iterative_bayes"]
 

@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import interpolate, linalg, signal
 
-from .measured import Counts, Fakes, Measured
+from ..measured import Counts, Fakes, Measured
+from ..response import Response, reference_of
+from ..spectrum import Spectrum
 from .propagation import Derivative, Term, simulation_covariance
-from .response import Response, reference_of
-from .spectrum import Spectrum
 
 __all__ = ["Criterion", "StrengthScan", "scan_strength", "tikhonov"]
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .measured import Measured
-from .response import Response
+from ..measured import Measured
+from ..response import Response
 
 __all__ = ["Derivative", "Term", "simulation_covariance"]
 

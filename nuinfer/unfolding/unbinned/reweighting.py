@@ -28,7 +28,6 @@ D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned l
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,14 +38,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from .. import ensemble, losses
-from ..ensemble import Fitted
-from ..events import Events, flag, positive_total
-from ..features import Features, Inputs
-from ..nets import MLP, DeepSet, Network, Transformer
-from ..resample import Resample
-from ..train import Training
-from ..trees import Trees
+from ... import ensemble, losses
+from ...ensemble import Fitted
+from ...events import Events, flag, positive_total
+from ...features import Features, Inputs
+from ...nets import MLP, DeepSet, Network, Transformer
+from ...resample import Resample
+from ...train import Training
+from ...trees import Trees
+from ..samples import Rows, check_factors, check_signal, key_of, mean_one, reconstructed, warn_of_shared_keys
 from .result import Iteration, Unfolded
 
 __all__ = ["omnifold"]
@@ -54,7 +54,7 @@ __all__ = ["omnifold"]
 _log = logging.getLogger("nuinfer")
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
+Keys = NDArray[np.int64]
 
 #: Training of one step: a short schedule run to its end.  Stopping early, or going back to an epoch before the learning
 #: rate has fallen, costs more accuracy of the weights than it saves (docs/performance.md).
@@ -70,16 +70,14 @@ class _Sample:
     """
 
     simulation: Events
-    signal: Rows  # rows of the simulation with truth and reco
-    truth: Rows  # rows with truth
-    fakes: Rows  # rows with reco only
+    rows: Rows  # of the simulation
     observed: Inputs
     observed_weight: Floats
-    observed_key: NDArray[np.int64]
+    observed_key: Keys
     reco: Inputs  # of the signal rows
     fake_reco: Inputs
     truth_inputs: Inputs
-    key: NDArray[np.int64]  # of the simulation
+    key: Keys  # of the simulation
     data: int  # so many rows of ``observed`` are data,
     background: int  # so many behind them background; the rest are fakes
 
@@ -108,7 +106,7 @@ class _Weights:
         if factors is None:
             return cls(own, found)
         if sample.subtracted:
-            found[:, sample.data + sample.background :] *= factors[:, sample.fakes]
+            found[:, sample.data + sample.background :] *= factors[:, sample.rows.fakes]
         return cls(own * factors, found)
 
 
@@ -129,7 +127,7 @@ class _Fit:
         label: str,
         inputs: Inputs,
         weights: tuple[Floats, Floats],
-        key: Rows,
+        key: Keys,
         features: Features,
         warm: Fitted | None,
     ) -> Fitted:
@@ -234,7 +232,7 @@ def omnifold(
     _check(misses, fakes, iterations, members, bootstrap)
     sample = _tables(data, simulation, background, reco, truth, fakes, group)
     if bootstrap:
-        _warn_of_shared_keys(data, background, simulation, group)
+        warn_of_shared_keys(data, background, simulation, group)
     resample = Resample(
         seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0, plain=members
     )
@@ -244,7 +242,7 @@ def omnifold(
     others = _factors("background_universes", background_universes, sample.background, members, bootstrap)
     own = _Weights.of(sample, factors, others)
     observed = own.observed
-    if fakes == "scale" and len(sample.fakes):
+    if fakes == "scale" and len(sample.rows.fakes):
         observed = observed * _purity(sample, own, fit, reco)
     run = _Run(sample, own, fit, reco, truth, observed, misses, fakes)
     steps = [run.iterate(number) for number in range(iterations)]
@@ -269,30 +267,31 @@ class _Run:
         self.observed = observed  # (rows,), or (networks, rows) where each network has its own
         self.weight = weights.simulation  # (events,), or (networks, events) as well
         self.nu = np.ones((networks, len(sample.simulation)))
-        self.fake_nu = np.ones((networks, len(sample.fakes)))
+        self.fake_nu = np.ones((networks, len(sample.rows.fakes)))
         times = [fit.resample.bootstrapped(k, sample.key) for k in range(networks)]
-        self.signal_times = np.stack([t[sample.signal] for t in times])
-        self.fake_times = np.stack([t[sample.fakes] for t in times])
+        self.signal_times = np.stack([t[sample.rows.signal] for t in times])
+        self.fake_times = np.stack([t[sample.rows.fakes] for t in times])
         observed_times = np.stack([fit.resample.bootstrapped(k, sample.observed_key) for k in range(networks)])
         self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
         self.fake_target = (weights.observed * observed_times).sum(1) - self.target  # and their scaled fakes
-        _check_signal(self.target)
+        check_signal(self.target)
         self.step1: Fitted | None = None
         self.step2: Fitted | None = None
-        self.in_truth = np.searchsorted(sample.truth, sample.signal)  # places of the signal rows among the truth rows
+        # places of the signal rows among the truth rows
+        self.in_truth = np.searchsorted(sample.rows.truth, sample.rows.signal)
         self.reco_inputs = Inputs.concat([sample.observed, sample.reco])
-        self.reco_key = np.concatenate([sample.observed_key, sample.key[sample.signal]])
+        self.reco_key = np.concatenate([sample.observed_key, sample.key[sample.rows.signal]])
         # the rows that teach the second step, their places among the truth rows, and how often each network counts them
         conditional = misses == "conditional"
-        self.rows = sample.signal if conditional else sample.truth
-        self.taught = self.in_truth if conditional else np.arange(len(sample.truth))
-        self.times = self.signal_times if conditional else np.stack([t[sample.truth] for t in times])
-        everything = len(self.taught) == len(sample.truth)
+        self.rows = sample.rows.signal if conditional else sample.rows.truth
+        self.taught = self.in_truth if conditional else np.arange(len(sample.rows.truth))
+        self.times = self.signal_times if conditional else np.stack([t[sample.rows.truth] for t in times])
+        everything = len(self.taught) == len(sample.rows.truth)
         self.taught_inputs = sample.truth_inputs if everything else sample.truth_inputs.select(self.taught)
 
     def iterate(self, number: int) -> Iteration:
         """One iteration of all networks."""
-        plain, truth = self.fit.resample.plain, self.sample.truth
+        plain, truth = self.fit.resample.plain, self.sample.rows.truth
         before = self.nu[:plain, truth]
         step1, omega = self._reco_step(number)
         step2 = self._truth_step(number, omega)
@@ -304,16 +303,16 @@ class _Run:
     def _reco_step(self, number: int) -> tuple[Fitted, Floats]:
         """The fit, and omega (networks, signal): nu r(x), normalised to the data's signal part."""
         sample = self.sample
-        present = self.weight[..., sample.signal] * self.nu[:, sample.signal]
-        none = np.zeros((*self.observed.shape[:-1], len(sample.signal)))
-        one = _mean_one(np.concatenate([self.observed, none], -1))
-        zero = _mean_one(np.concatenate([np.zeros((len(present), len(sample.observed))), present], 1))
+        present = self.weight[..., sample.rows.signal] * self.nu[:, sample.rows.signal]
+        none = np.zeros((*self.observed.shape[:-1], len(sample.rows.signal)))
+        one = mean_one(np.concatenate([self.observed, none], -1))
+        zero = mean_one(np.concatenate([np.zeros((len(present), len(sample.observed))), present], 1))
         label = f"iteration {number + 1} reco"
         self.step1 = step1 = self.fit(label, self.reco_inputs, (one, zero), self.reco_key, self.reco, self.step1)
-        omega = self.nu[:, sample.signal] * np.exp(step1.log(sample.reco))
-        if number == 0 and self.fakes == "scale" and len(sample.fakes):
+        omega = self.nu[:, sample.rows.signal] * np.exp(step1.log(sample.reco))
+        if number == 0 and self.fakes == "scale" and len(sample.rows.fakes):
             self._scale_fakes(step1)
-        total = (self.weight[..., sample.signal] * self.signal_times * omega).sum(1)
+        total = (self.weight[..., sample.rows.signal] * self.signal_times * omega).sum(1)
         return step1, omega * (self.target / total)[:, None]
 
     def _truth_step(self, number: int, omega: Floats) -> Fitted:
@@ -321,29 +320,29 @@ class _Run:
         sample, label = self.sample, f"iteration {number + 1} truth"
         pulled = omega
         if self.misses == "prior":
-            pulled = self.nu[:, sample.truth]
+            pulled = self.nu[:, sample.rows.truth]
             pulled[:, self.in_truth] = omega
         own = self.weight[..., self.rows]
-        weights = _mean_one(own * pulled), _mean_one(own)
+        weights = mean_one(own * pulled), mean_one(own)
         key = sample.key[self.rows]
         self.step2 = step2 = self.fit(label, self.taught_inputs, weights, key, self.truth, self.step2)
         found = np.exp(step2.log(sample.truth_inputs))
         # the rate of the pulled weights, on the rows that taught them
         counted = own * self.times
         rate = (counted * pulled).sum(1) / (counted * found[:, self.taught]).sum(1)
-        self.nu[:, sample.truth] = found * rate[:, None]
+        self.nu[:, sample.rows.truth] = found * rate[:, None]
         return step2
 
     def _scale_fakes(self, step1: Fitted) -> None:
         """Fakes follow the data at their reco value: D(x) / S_0(x), which the first reco step has learned."""
-        own = self.weight[..., self.sample.fakes] * self.fake_times
+        own = self.weight[..., self.sample.rows.fakes] * self.fake_times
         shape = np.exp(step1.log(self.sample.fake_reco))
         self.fake_nu = shape * (self.fake_target / (own * shape).sum(1))[:, None]
 
     def full_weights(self, start: int, stop: int) -> Floats:
         """Weights (stop - start, events) of all rows of the simulation, for these networks."""
         full = self.nu[start:stop].copy()
-        full[:, self.sample.fakes] = self.fake_nu[start:stop]
+        full[:, self.sample.rows.fakes] = self.fake_nu[start:stop]
         return full
 
     def replicas(self, factors: Floats | None) -> Floats:
@@ -361,33 +360,21 @@ def _tables(
     data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
     group: str | None,
 ) -> _Sample:  # fmt: skip
-    pass_reco, pass_truth = flag(simulation, "pass_reco"), flag(simulation, "pass_truth")
-    if not len(simulation) or not (pass_reco & pass_truth).any():
-        raise ValueError(
-            f"simulation: expected events that pass both selections, found {len(simulation)} events of which "
-            f"{int(pass_reco.sum())} pass reco and {int(pass_truth.sum())} truth"
-        )
-    if "pass_reco" in data:
-        data = data.select(flag(data, "pass_reco"))
-    signal, truth_rows = np.flatnonzero(pass_reco & pass_truth), np.flatnonzero(pass_truth)
-    fake_rows = np.flatnonzero(pass_reco & ~pass_truth)
+    rows, data, key = Rows.of(simulation), reconstructed(data), simulation.key(group)
     positive_total("data", data.weight)
-    positive_total("simulation (events with truth and reco)", simulation.weight[signal])
-    reco_inputs = reco.tensors(simulation, where=pass_reco)
-    parts, others = [(reco.tensors(data), data.weight, _key(data, group))], 0
-    key = simulation.key(group)
+    reco_inputs = reco.tensors(simulation, where=flag(simulation, "pass_reco"))
+    parts, others = [(reco.tensors(data), data.weight, key_of(data, group))], 0
     if background is not None and len(background):
-        if "pass_reco" in background:
-            background = background.select(flag(background, "pass_reco"))
-        parts.append((reco.tensors(background), -background.weight, _key(background, group)))
+        background = reconstructed(background)
+        parts.append((reco.tensors(background), -background.weight, key_of(background, group)))
         others = len(background)
-    if fakes == "subtract" and len(fake_rows):
-        parts.append((reco_inputs.select(fake_rows), -simulation.weight[fake_rows], key[fake_rows]))
+    if fakes == "subtract" and len(rows.fakes):
+        parts.append((reco_inputs.select(rows.fakes), -simulation.weight[rows.fakes], key[rows.fakes]))
     return _Sample(
-        simulation, signal, truth_rows, fake_rows,
+        simulation, rows,
         Inputs.concat([part for part, _, _ in parts]), np.concatenate([w for _, w, _ in parts]),
-        np.concatenate([k for _, _, k in parts]), reco_inputs.select(signal), reco_inputs.select(fake_rows),
-        truth.tensors(simulation, where=pass_truth).select(truth_rows), key, len(data), others,
+        np.concatenate([k for _, _, k in parts]), reco_inputs.select(rows.signal), reco_inputs.select(rows.fakes),
+        truth.tensors(simulation, where=flag(simulation, "pass_truth")).select(rows.truth), key, len(data), others,
     )  # fmt: skip
 
 
@@ -403,58 +390,18 @@ def _factors(what: str, given: ArrayLike | None, events: int, members: int, repl
     return np.concatenate([np.ones((members, events)), found.T])
 
 
-def check_factors(what: str, values: Floats, kind: str) -> None:
-    """Raise ``ValueError`` where factors (events, universes), or another ``kind``, are not finite or below 0."""
-    bad = ~np.isfinite(values) | (values < 0)
-    if bad.any():
-        raise ValueError(f"{what}: expected finite {kind} from 0, found {int(bad.sum())} that are not, first in rows "
-                         f"{np.flatnonzero(bad.any(1))[:5].tolist()}")  # fmt: skip
-
-
-def _key(events: Events, group: str | None) -> NDArray[np.int64]:
-    return events.key(group if group in events else None)
-
-
 def _purity(sample: _Sample, weights: _Weights, fit: _Fit, reco: Features) -> Floats:
     """The simulation's signal fraction p(x) at each observed row (networks, rows), by a ratio of signal to fakes."""
     weight = weights.simulation
-    rows = np.concatenate([sample.signal, sample.fakes])
-    is_signal = np.arange(len(rows)) < len(sample.signal)
+    rows = np.concatenate([sample.rows.signal, sample.rows.fakes])
+    is_signal = np.arange(len(rows)) < len(sample.rows.signal)
     one, zero = np.where(is_signal, weight[..., rows], 0.0), np.where(is_signal, 0.0, weight[..., rows])
-    positive_total("fakes", sample.simulation.weight[sample.fakes])
+    positive_total("fakes", sample.simulation.weight[sample.rows.fakes])
     inputs = Inputs.concat([sample.reco, sample.fake_reco])
-    fitted = fit("purity", inputs, (_mean_one(one), _mean_one(zero)), sample.key[rows], reco, None)
+    fitted = fit("purity", inputs, (mean_one(one), mean_one(zero)), sample.key[rows], reco, None)
     times = np.stack([fit.resample.bootstrapped(k, sample.key[rows]) for k in range(fit.resample.members)])
     odds = np.log((times * one).sum(1) / (times * zero).sum(1))
     return np.asarray(special.expit(fitted.log(sample.observed) + odds[:, None]))
-
-
-def _mean_one(weight: Floats) -> Floats:
-    """Weights (..., N) with mean 1, as single precision likes them."""
-    return np.asarray(weight / weight.mean(-1, keepdims=True))
-
-
-def _check_signal(total: Floats) -> None:
-    """Raise where background and fakes leave nothing of the data, in any network (networks,)."""
-    bad = np.flatnonzero(~(total > 0))
-    if len(bad):
-        raise ValueError(
-            f"data after subtraction of background and fakes: expected a positive yield, found {total[bad[0]]:g} "
-            f"({len(bad)} of {len(total)} networks); are background and simulation scaled to the data's exposure?"
-        )
-
-
-def _warn_of_shared_keys(data: Events, background: Events | None, simulation: Events, group: str | None) -> None:
-    """Bootstraps take equal ids for the same event: say so where two samples share some."""
-    named = {"data": data, "background": background, "simulation": simulation}
-    keys = {name: _key(events, group) for name, events in named.items() if events is not None}
-    for one, other in itertools.combinations(keys, 2):
-        shared = len(np.intersect1d(keys[one], keys[other]))
-        if shared:
-            _log.warning(
-                "bootstrap: %s and %s share %d ids (or groups), whose multiplicities are equal in each replica; give "
-                "ids of their own to events that are not the same", one, other, shared,
-            )  # fmt: skip
 
 
 def _check(misses: str, fakes: str, iterations: int, members: int, bootstrap: int) -> None:
