@@ -75,15 +75,20 @@ class Resample:
             return np.ones(len(key), np.uint8)
         return hashing.poisson(key, self.seed, "bootstrap", member - self.plain)
 
-    def times(self, network: int, key: Keys, *, held_out: bool) -> Times:
-        """m_n(i) (N,): how often network n counts each key in training, or in validation with ``held_out``."""
+    def counted(self, network: int, key: Keys) -> Times:
+        """How often network n counts each key (N,) in training or validation together."""
         member, fold = divmod(network, self.folds)
         times = self.bootstrapped(member, key)
+        if self.folds > 1:
+            times *= self.fold_of(key) != fold
+        return times
+
+    def times(self, network: int, key: Keys, *, held_out: bool) -> Times:
+        """m_n(i) (N,): how often network n counts each key in training, or in validation with ``held_out``."""
+        times = self.counted(network, key)
         if self.validation:
-            mine = hashing.below(key, self.validation, self.seed, "validation", member)
+            mine = hashing.below(key, self.validation, self.seed, "validation", network // self.folds)
             times *= mine if held_out else ~mine
         elif held_out:
             times[:] = 0
-        if self.folds > 1:
-            times *= self.fold_of(key) != fold
         return times

@@ -19,7 +19,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from nuinfer import Events, plots
 from nuinfer.plots.figures import _Figure
 from nuinfer.simulators import GaussianUnfolding
-from nuinfer.unfolding import Binning, Response, Spectrum, iterative_bayes, scan_strength, tikhonov, wiener_svd
+from nuinfer.unfolding import (
+    Binning,
+    IterationChoice,
+    Response,
+    Spectrum,
+    iterative_bayes,
+    scan_strength,
+    tikhonov,
+    wiener_svd,
+)
 from nuinfer.unfolding.checks import PseudoExperiments
 
 EDGES = np.array([-2.0, -1.0, 0.0, 0.5, 1.5, 2.5])
@@ -342,3 +351,22 @@ def test_sources_below_zero_are_not_drawn_but_for_their_positive_part() -> None:
     np.testing.assert_allclose(kept.covariances["few"], [[1.0, 0.0], [0.0, 0.0]], atol=1e-12)
     np.testing.assert_allclose(kept.covariances["data"], 2 * np.eye(2))
     assert plots.uncertainties(kept)
+
+
+# -- choices -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_choice_of_iterations_is_marked() -> None:
+    found = IterationChoice(2, True, np.array([5e-2, 4e-3, -1e-4]), np.array([2e-3, 5e-4, 2e-4]))
+    ax = plots.iteration_choice(found)
+    points = ax.containers[0].lines[0]
+    assert np.array_equal(points.get_ydata(), found.divergence)
+    (mark,) = [line for line in ax.lines if line.get_label() == "choice: 2"]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (2, -1e-4)
+    low, high = ax.get_ylim()
+    assert low < -3e-4
+    assert high > 5.2e-2
+    open_end = IterationChoice(1, False, np.array([5e-2, 4e-3]), np.array([2e-3, 5e-4]))
+    assert not any("choice" in str(line.get_label()) for line in plots.iteration_choice(open_end).lines)
+    with pytest.raises(TypeError, match="ax: expected a matplotlib Axes"):
+        plots.iteration_choice(found, ax="no")

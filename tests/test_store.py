@@ -456,6 +456,13 @@ def test_stored_throws():
     np.testing.assert_allclose(sum(found.sources.values()), found.covariance)
 
 
+def test_stored_choice_of_iterations():
+    found = unfolding.IterationChoice.load(example("iteration_choice"))
+    assert (found.iterations, found.found) == (2, True)
+    assert found.words.startswith("after 2 iterations held-out events no longer tell data and simulation apart: G = 0")
+    np.testing.assert_allclose(found.divergence - found.error, [0.09, 0.01, -2e-4])
+
+
 def test_stored_unfolded_result():
     found = Unfolded.load(example("unfolded"), simulation())
     spectrum = found.spectrum({"y": [0.0, 1.0, 3.0]})

@@ -5,7 +5,7 @@ What to use when:
 - Has the training converged, and do the members agree?  `history`.  Is a classifier's probability right?
   `reliability`.  Do a few events carry all the weight?  `weights`.
 - What came out of the unfolding, how far is it from the truth?  `spectrum`; when did it stop moving?  `iterations`;
-  how are its bins tied together?  `correlation`.
+  how many were needed?  `iteration_choice`; how are its bins tied together?  `correlation`.
 - In bins of any number of columns: what does the detector do?  `response_matrix`.  What does regularisation?
   `smearing`, `strength_scan`, `wiener_filter`.  What came out beside generators?  `unfolded`; how sure is it?
   `uncertainties`, `bin_covariance`, `bin_correlation`, and by pseudo-experiments `bin_coverage`.
@@ -27,6 +27,7 @@ can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global s
 
 from .belts import belt, critical_values
 from .breakdowns import breakdown
+from .choices import iteration_choice, strength_scan, wiener_filter
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
 from .limits import limit, limit_curve
@@ -50,10 +51,8 @@ from .unfolding import (
     bin_coverage,
     response_matrix,
     smearing,
-    strength_scan,
     uncertainties,
     unfolded,
-    wiener_filter,
 )
 
 __all__ = [
@@ -70,6 +69,7 @@ __all__ = [
     "expected_coverage",
     "history",
     "impacts",
+    "iteration_choice",
     "iterations",
     "limit",
     "limit_curve",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .throws import Thrown, Throws, omnifold_throws, unfold_throws
     from .unbinned.result import Iteration, Unfolded
     from .unbinned.reweighting import omnifold
+    from .unbinned.stopping import IterationChoice, choose_iterations
 
 #: Where each name is; modules load when they are first used, so that methods in bins do not wait for torch.
 _NAMES = {
@@ -52,6 +53,7 @@ _NAMES = {
     "GenerativeUnfolding": "generative.result",
     "HepDataTable": "export",
     "Iteration": "unbinned.result",
+    "IterationChoice": "unbinned.stopping",
     "LikelihoodUnfolding": "binned.likelihood_fit",
     "Measured": "measured",
     "PseudoExperiments": "checks",
@@ -67,6 +69,7 @@ _NAMES = {
     "Unfolded": "unbinned.result",
     "check": "checks",
     "check_events": "checks",
+    "choose_iterations": "unbinned.stopping",
     "cross_section": "cross_sections",
     "export_hepdata": "export",
     "export_root": "export",
@@ -102,6 +105,7 @@ __all__ = [
     "GenerativeUnfolding",
     "HepDataTable",
     "Iteration",
+    "IterationChoice",
     "LikelihoodUnfolding",
     "Measured",
     "PseudoExperiments",
@@ -117,6 +121,7 @@ __all__ = [
     "Unfolded",
     "check",
     "check_events",
+    "choose_iterations",
     "cross_section",
     "export_hepdata",
     "export_root",
