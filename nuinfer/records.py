@@ -49,12 +49,12 @@ class Record:
             name, value = field.name, getattr(self, field.name)
             if isinstance(value, Record):
                 spec[name], own = value._parts()
-                arrays |= _under(name, own)
+                arrays |= store.under(f"{name}.", own)
             elif isinstance(value, tuple) and value and isinstance(value[0], Record):
                 pairs = [record._parts() for record in value]
                 spec[name] = [inner for inner, _ in pairs]
                 for number, (_, own) in enumerate(pairs):
-                    arrays |= _under(f"{name}.{number}", own)
+                    arrays |= store.under(f"{name}.{number}.", own)
             elif isinstance(value, dict):
                 spec[name], arrays[name] = list(value), np.array(list(value.values()), np.float64)
             elif isinstance(value, float | np.ndarray):
@@ -69,16 +69,6 @@ class Record:
         return cls(**{f.name: _read(f.name, hints[f.name], spec, arrays) for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def _under(prefix: str, arrays: Arrays) -> Arrays:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _part(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """The inverse of `_under`, of several."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-
-
 def _is_record(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Record)
 
@@ -87,9 +77,9 @@ def _read(name: str, hint: Any, spec: Mapping[str, Any], arrays: Mapping[str, ND
     """One field."""
     inner = (get_args(hint) or (None,))[0]
     if _is_record(hint):
-        return hint._of(spec[name], _part(name, arrays))
+        return hint._of(spec[name], store.within(f"{name}.", arrays))
     if _is_record(inner):
-        return tuple(inner._of(own, _part(f"{name}.{number}", arrays)) for number, own in enumerate(spec[name]))
+        return tuple(inner._of(own, store.within(f"{name}.{number}.", arrays)) for number, own in enumerate(spec[name]))
     if name not in spec:
         return float(arrays[name]) if hint is float else arrays[name]
     if name in arrays:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from .errors import CorruptFile, closest
 
-__all__ = ["load", "save", "write_atomically"]
+__all__ = ["load", "save", "under", "within", "write_atomically"]
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -280,3 +280,17 @@ def _migrated(path: Path, meta: Header, arrays: Arrays) -> tuple[Header, Arrays]
     for number in range(meta["format"], FORMAT):
         meta, arrays = MIGRATIONS[number](meta, arrays)
     return meta, arrays
+
+
+def under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays with the prefix before their names: a part of several in one file.
+
+    >>> within("rate.", under("rate.", {"a": 1}) | under("density.", {"b": 2}))
+    {'a': 1}
+    """
+    return {f"{prefix}{name}": array for name, array in named.items()}
+
+
+def within(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `under`, of several."""
+    return {name.removeprefix(prefix): array for name, array in named.items() if name.startswith(prefix)}

@@ -20,7 +20,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, Trees, metrics, omnifold, tasks, train
+from nuinfer import (
+    MLP,
+    DeepSet,
+    Events,
+    Features,
+    Ragged,
+    Training,
+    Transformer,
+    Trees,
+    metrics,
+    omnifold,
+    tasks,
+    train,
+)
 from nuinfer.errors import CorruptFile
 from nuinfer.simulators import Gaussian, GaussianUnfolding
 from nuinfer.unfolding import Iteration, Response, Unfolded
@@ -697,7 +710,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 # -- other networks ----------------------------------------------------------------------------------------------------
 
 
-def test_point_clouds() -> None:
+@pytest.mark.parametrize(
+    "network",
+    [DeepSet(width=16, latent=4, pool="mean", head=SMALL), Transformer(width=8, heads=2, layers=1, head=SMALL)],
+    ids=["sets", "transformer"],
+)
+def test_point_clouds(network: DeepSet | Transformer) -> None:
     """Four hits an event whose mean is the reco value: the same problem, for a network that has to find the mean."""
     n, rng = 4000, np.random.default_rng(1)
     case = Case(STANDARD, n=n)
@@ -708,7 +726,6 @@ def test_point_clouds() -> None:
         return events.with_columns({"hits.x": Ragged(hits.ravel(), np.arange(0, 4 * n + 1, 4))})
 
     simulation, data = with_hits(case.simulation), with_hits(case.data)
-    network = DeepSet(width=16, latent=4, pool="mean", head=SMALL)
     result = unfold(data, simulation, reco=Features(hits=["x"]), network=network, members=2, iterations=2)
     nothing = moments(simulation, np.ones((1, n)))
     for k, step in enumerate(result.iterations, start=1):

@@ -187,7 +187,7 @@ class Invertible:
             "sizes": list(self.sizes), "padding_noise": self.padding_noise, "resample": vars(self.resample),
             "sample": self.sample_digest,
         }  # fmt: skip
-        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        model = store.under("model.", self.model.arrays())
         store.save(path, "invertible", spec, {**model, "residual": self.residual, **self.history.arrays()})
 
     @classmethod
@@ -202,7 +202,7 @@ class Invertible:
         spec, arrays = store.load(path, "invertible")
         network, loss, sizes = Coupling(**spec["network"]), loss_of(spec["loss"]), Sizes(*spec["sizes"])
         stack = CouplingStack(network, sizes, backward=isinstance(loss, Discrepancy))
-        parts = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
+        parts = store.within("model.", arrays)
         return cls(
             Columns.from_json(spec["parameters"]), Columns.from_json(spec["observations"]), network, loss, sizes,
             spec["padding_noise"], arrays["residual"], Ensemble.of_arrays(stack, parts), Resample(**spec["resample"]),

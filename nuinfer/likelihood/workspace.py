@@ -358,16 +358,16 @@ class _Reader:
         processes = {n: self._process(p) for n, p in spec["processes"].items()}
         shapes = dict.fromkeys(shape for p in processes.values() for shape in p.shapes)
         columns = (*processes, "", *shapes)
-        reference = Table.of_arrays(_under("reference.", arrays), interpolation, digests["reference"], columns)
+        reference = Table.of_arrays(store.within("reference.", arrays), interpolation, digests["reference"], columns)
         mixture = Mixture(processes, reference, limits=limits, **spec["options"])
-        own = _under("reference.", arrays) | _under("data.", arrays)
+        own = store.within("reference.", arrays) | store.within("data.", arrays)
         data = Table.of_arrays(own, interpolation, digests["data"], columns)
         return UnbinnedCost(mixture, data, self.generate.get(name))
 
     def _binned(self, spec: Spec, arrays: Arrays, limits: Mapping[str, Limits]) -> BinnedCost:
         channels = {
             channel: {
-                process: self._template(one, _under(f"{channel}/{process}/", arrays))
+                process: self._template(one, store.within(f"{channel}/{process}/", arrays))
                 for process, one in templates.items()
             }
             for channel, templates in spec["channels"].items()
@@ -377,7 +377,7 @@ class _Reader:
         return BinnedCost(mixture, arrays["counts"], constraints)
 
     def _template(self, spec: Spec, arrays: Arrays) -> Template:
-        nominal = Contents.of_arrays(spec["contents"], _under("contents.", arrays))
+        nominal = Contents.of_arrays(spec["contents"], store.within("contents.", arrays))
         shape = nominal.shape
         return Template(
             contents=nominal,
@@ -432,7 +432,3 @@ class _Missing:
     def __call__(self, events: Events) -> NDArray[np.float64]:
         raise KeyError(f"the log ratio {self.name!r} was a function of your own; for new events give it again: "
                        f"Workspace.load(path, functions={{{self.name!r}: ...}})")  # fmt: skip
-
-
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

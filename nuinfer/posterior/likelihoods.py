@@ -336,12 +336,12 @@ class Likelihood:
         """The JSON and the arrays that a file holds."""
         spec, arrays = self.density.saved()
         rate, more = saved_rate(self.rate)
-        return {"density": spec, "events": self.events, "rate": rate}, {**under("density", arrays), **more}
+        return {"density": spec, "events": self.events, "rate": rate}, {**store.under("density:", arrays), **more}
 
     @classmethod
     def of_saved(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, rate: Rate | None) -> Likelihood:
         """The inverse of `saved`."""
-        density = Density.of_saved(spec["density"], part_of("density", arrays))
+        density = Density.of_saved(spec["density"], store.within("density:", arrays))
         return cls(density, spec["events"], loaded_rate(spec["rate"], arrays, rate))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -415,17 +415,6 @@ def reordered(log_density: LogDensity, given: Sequence[str], wanted: Sequence[st
     return lambda theta: log_density(theta[..., order])
 
 
-def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays with a longer name."""
-    return {f"{prefix}:{name}": array for name, array in arrays.items()}
-
-
-def part_of(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The inverse of `under`, of several."""
-    start = f"{prefix}:"
-    return {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
-
-
 def saved_rate(rate: Rate | None) -> tuple[dict[str, Any] | None, dict[str, NDArray[Any]]]:
     """The JSON and the arrays of a rate; of a user's function only that there is one."""
     if rate is None:
@@ -433,7 +422,7 @@ def saved_rate(rate: Rate | None) -> tuple[dict[str, Any] | None, dict[str, NDAr
     if not isinstance(rate, FittedRate):
         return {"fitted": False}, {}
     arrays = {**rate.learned.arrays(), "scales": rate.scales}
-    return {"fitted": True, **rate.learned.spec()}, under("rate", arrays)
+    return {"fitted": True, **rate.learned.spec()}, store.under("rate:", arrays)
 
 
 def loaded_rate(spec: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any]], given: Rate | None) -> Rate | None:
@@ -444,7 +433,7 @@ def loaded_rate(spec: Mapping[str, Any] | None, arrays: Mapping[str, NDArray[Any
         raise ValueError(f"rate: expected {wanted}, found {given!r}")
     if spec is None or given is not None:  # a rate whose network was the user's own is given again too
         return given
-    own = part_of("rate", arrays)
+    own = store.within("rate:", arrays)
     return FittedRate(Learned.of(spec, own, None), own["scales"])
 
 

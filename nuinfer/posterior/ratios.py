@@ -40,10 +40,8 @@ from .likelihoods import (
     as_table,
     check_rate,
     loaded_rate,
-    part_of,
     reordered,
     saved_rate,
-    under,
 )
 from .neural import refuse_outside
 from .priors import Inside, Prior, PriorLike
@@ -116,7 +114,7 @@ class RatioPosterior(SampledPosterior):
         rate, more = saved_rate(self.rate)
         whole = {"ratio": {**self.ratio.learned.spec(), **spec}, "events": self.events, "rate": rate}
         store.save(path, "ratio posterior", {**whole, **self.sampling.to_json()},
-                   {**under("ratio", {**self.ratio.learned.arrays(), **arrays}), **more})  # fmt: skip
+                   {**store.under("ratio:", {**self.ratio.learned.arrays(), **arrays}), **more})  # fmt: skip
 
     @classmethod
     def load(
@@ -132,7 +130,7 @@ class RatioPosterior(SampledPosterior):
             ``FileNotFoundError`` for none.
         """
         spec, arrays = store.load(path, "ratio posterior")
-        own = part_of("ratio", arrays)
+        own = store.within("ratio:", arrays)
         ratio = ParametrisedRatio._loaded(Learned.of(spec["ratio"], own, module), spec["ratio"], own)
         rest, found = Sampling.from_json(spec, prior, inside), loaded_rate(spec["rate"], arrays, rate)
         return cls(rest.prior, ratio, spec["events"], found, rest.sampler, rest.allow_unconverged)

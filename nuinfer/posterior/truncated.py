@@ -42,7 +42,6 @@ from ..nets import Network, Standardise
 from ..ratio.parameters import column_values
 from ..train import History, Training
 from .base import Posterior, one
-from .likelihoods import part_of, under
 from .neural import NeuralPosterior, fit_posterior
 from .priors import Inside, Prior, PriorLike, Truncated
 from .simulation import Errors, Form, Simulations, Simulator, simulate
@@ -229,11 +228,11 @@ class TruncatedPosterior(Posterior):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything, the flows of all rounds, to one safetensors file, atomically."""
         densities = [*(region.density for region in self.regions), self.posterior.density]
-        specs, arrays = [], under("observation", _encoded(self.observation))
+        specs, arrays = [], store.under("observation:", _encoded(self.observation))
         for i, density in enumerate(densities):
             spec, own = density.saved()
             specs.append(spec)
-            arrays |= under(str(i), own)
+            arrays |= store.under(f"{i}:", own)
         for i, region in enumerate(self.regions):
             arrays |= {f"region {i}": np.stack([region.low, region.high])}
         spec = {
@@ -256,9 +255,10 @@ class TruncatedPosterior(Posterior):
             ``FileNotFoundError`` for none.
         """
         spec, arrays = store.load(path, "truncated posterior")
-        observation = _decoded(part_of("observation", arrays))
+        observation = _decoded(store.within("observation:", arrays))
         densities = [
-            Density.of_saved(own, part_of(str(i), arrays), module=module) for i, own in enumerate(spec["densities"])
+            Density.of_saved(own, store.within(f"{i}:", arrays), module=module)
+            for i, own in enumerate(spec["densities"])
         ]
         found = Prior.from_json(spec["prior"], distribution=prior, inside=inside)
         regions = tuple(

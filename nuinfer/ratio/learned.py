@@ -172,14 +172,14 @@ class Networks(NamedTuple):
 
     def arrays(self) -> Arrays:
         """Names and arrays to save."""
-        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        model = store.under("model.", self.model.arrays())
         return {**model, "known": self.known, **(self.history.arrays() if self.history is not None else {})}
 
     @classmethod
     def of(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], module: Any) -> Networks:
         """The inverse of `spec` and `arrays`; ``module`` makes the network where it was a user's own."""
         features, network = Features.from_json(spec["features"]), network_of(spec["network"], module)
-        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        parts = store.within("model.", arrays)
         shape, outputs = _wider(features.shape, spec.get("extra", 0)), spec.get("outputs", 1)
         history = None if isinstance(network, Trees) else History.of_arrays(arrays)
         model = model_of(network, shape, parts, outputs)

@@ -118,12 +118,12 @@ def encoded(events: Events, *, prefix: str = "") -> dict[str, Array]:
             arrays |= {f"values {name}": column.values, f"counts {name}": column.counts}
         else:
             arrays[f"flat {name}"] = column
-    return {f"{prefix}{name}": array for name, array in arrays.items()}
+    return store.under(prefix, arrays)
 
 
 def decoded(arrays: Mapping[str, Array], *, prefix: str = "") -> Events:
     """The inverse of `encoded`; other arrays are passed over."""
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    own = store.within(prefix, arrays)
     columns: dict[str, Any] = {}
     for key, array in own.items():
         kind, _, name = key.partition(" ")
