@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -517,6 +518,24 @@ def test_sample_recursion_takes_out_the_statistics_of_an_unfolding() -> None:
     assert abs(0.81 - TOY.recursion(3)[3].covariance[0, 0]) > 0.1
 
 
+def test_poisson_counts_fluctuate_about_the_expected_ones() -> None:
+    n, toys = 200, 400
+    random = replace(FULL, counts="poisson")
+    made = {
+        "simulation": [len(random.simulation(n, s)) for s in range(toys)],
+        "data": [len(random.data(n, s)) for s in range(toys)],
+        "background": [random.background(n, s, oversample=4).weight.sum() * 4 for s in range(toys)],
+    }
+    usual = {"simulation": len(FULL.simulation(n, 1)), "background": 4 * FULL.background(n, 1).weight.sum()}
+    usual["data"] = FULL.rate * n * FULL._selected(FULL.truth).total + sum(
+        n * part.total for part in (FULL.reco_data_fakes(), FULL.reco_background()) if part is not None
+    )
+    for name, counts in made.items():
+        expected, found = usual[name], np.array(counts)
+        assert abs(found.mean() - expected) < 4 * np.sqrt(expected / toys)
+        assert abs(found.var(ddof=1) / expected - 1) < 4 * np.sqrt(2 / toys)  # a fixed number has 0
+
+
 def test_samples_are_reproducible_and_independent() -> None:
     a, b, c = FULL.simulation(100, seed=1), FULL.simulation(100, seed=1), FULL.simulation(100, seed=2)
     for name in a.columns:
@@ -527,6 +546,8 @@ def test_samples_are_reproducible_and_independent() -> None:
 
 
 def test_unfolding_refuses_bad_input() -> None:
+    with pytest.raises(ValueError, match="counts: expected 'expected' or 'poisson', found 'binomial'"):
+        GaussianUnfolding(counts="binomial")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"all parts in the prior's 1 dimension\(s\)"):
         GaussianUnfolding(truth=Gaussian([0.0, 0.0]))
     with pytest.raises(ValueError, match=r"efficiency: expected at most 1 everywhere, found 1\.2"):

@@ -85,6 +85,9 @@ class GaussianUnfolding:
         for one that scales the data by 1 minus that fraction).
     negative:
         The fraction, below 0.5, of negative weights in the simulation: weights ±1/(1 - 2 negative), at random.
+    counts:
+        How many events samples have: ``"expected"``, the rounded expectation of each kind; or ``"poisson"``, a number
+        about it, as pseudo-experiments have and bootstraps imitate.
 
     Raises
     ------
@@ -120,6 +123,7 @@ class GaussianUnfolding:
     rate: float = 1.0
     data_fakes: Literal["absolute", "proportional"] = "absolute"
     negative: float = 0.0
+    counts: Literal["expected", "poisson"] = "expected"
 
     def __post_init__(self) -> None:
         noise = np.array(self.smearing, np.float64)
@@ -140,6 +144,8 @@ class GaussianUnfolding:
             raise ValueError(f"rate: expected a positive number, found {self.rate}")
         if self.data_fakes not in ("absolute", "proportional"):
             raise ValueError(f"data_fakes: expected 'absolute' or 'proportional', found {self.data_fakes!r}")
+        if self.counts not in ("expected", "poisson"):
+            raise ValueError(f"counts: expected 'expected' or 'poisson', found {self.counts!r}")
         check_negative(self.negative)
         self.reco_data_fakes()
 
@@ -175,10 +181,10 @@ class GaussianUnfolding:
 
         Columns ``t0``, ... (NaN for fakes), ``x0``, ... (NaN for misses), ``pass_truth`` (False for fakes) and
         ``pass_reco`` (False for misses); weights 1, or of both signs if ``negative``.  Rows are in random order.
-        The number of fakes is the rounded expectation; that of the reconstructed events is binomial.
+        With expected ``counts`` the number of reconstructed events is still binomial.
         """
         rng = generator("unfolding simulation", seed)
-        parts = [self._true_events(self.prior, count("n", n), rng)]
+        parts = [self._true_events(self.prior, self._count(count("n", n), rng), rng)]
         if self.fake_density is not None:
             parts.append(
                 self._reco_events(
@@ -193,10 +199,9 @@ class GaussianUnfolding:
         """The data that belong to a simulation of ``n`` true events, all reconstructed and of weight 1: ``x0``, ...
 
         ``keep_truth`` adds ``t0``, ... (NaN for fakes and background), ``pass_truth`` and ``pass_reco``, for checks.
-        The numbers of true events, fakes and background are the rounded expectations.
         """
         rng = generator("unfolding data", seed)
-        signal = self._true_events(self.truth, round(self.rate * count("n", n)), rng)
+        signal = self._true_events(self.truth, self._count(self.rate * count("n", n), rng), rng)
         parts = [signal.select(signal["pass_reco"])]
         for extra in (self.reco_data_fakes(), self.reco_background()):
             if extra is not None:
@@ -221,7 +226,10 @@ class GaussianUnfolding:
         wanted = count("n", n) * expected.total
         events = self._reco_events(expected, wanted * oversample, generator("unfolding background", seed))
         events = events.keep([f"x{i}" for i in range(self.dim)])
-        return events.with_weight(wanted / max(len(events), 1))
+        return events.with_weight(1 / oversample if self.counts == "poisson" else wanted / max(len(events), 1))
+
+    def _count(self, expected: float, rng: np.random.Generator) -> int:
+        return round(expected) if self.counts == "expected" else int(rng.poisson(expected))
 
     def _true_events(self, density: Gaussian, n: int, rng: np.random.Generator) -> Events:
         t = density.sample(n, rng)
@@ -231,7 +239,7 @@ class GaussianUnfolding:
         return Events({**columns_of("t", t), **columns_of("x", np.where(seen[:, None], x, np.nan)), **flags})
 
     def _reco_events(self, density: Gaussian, n: float, rng: np.random.Generator) -> Events:
-        x = density.sample(round(n), rng)
+        x = density.sample(self._count(n, rng), rng)
         flags = {"pass_truth": np.zeros(len(x), np.bool_), "pass_reco": np.ones(len(x), np.bool_)}
         return Events({**columns_of("t", np.full_like(x, np.nan)), **columns_of("x", x), **flags})
 
