@@ -60,6 +60,11 @@ class Resample:
         if not 0 <= self.validation < 1:
             raise ValueError(f"expected a validation fraction from 0 to below 1, found {self.validation}")
 
+    @classmethod
+    def with_replicas(cls, *, seed: int, members: int, replicas: int, validation: float) -> Resample:
+        """``members`` plain ones, and behind them ``replicas`` that are bootstrapped."""
+        return cls(seed=seed, members=members + replicas, validation=validation, bootstrap=replicas > 0, plain=members)
+
     @property
     def networks(self) -> int:
         """How many networks there are, members x folds."""

@@ -21,7 +21,7 @@ from scipy import stats
 from torch import Tensor, distributions
 
 from nuinfer import MLP, Events, Ragged, Training, Trees, diagnostics, tasks
-from nuinfer.density import MAF, NSF, Density, fit_density
+from nuinfer.density import MAF, NSF, Density, FlowMatching, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
     Contour,
@@ -81,18 +81,19 @@ from nuinfer.unfolding import (
     Binning,
     Check,
     Checks,
-    FlowMatching,
     Iteration,
     IterationChoice,
+    MomentComparison,
+    Profiled,
     Response,
     Sideband,
     Throws,
     Unfolded,
     cross_section,
-    fit_flow_matching,
     generative_unfolding,
     iterative_bayes,
     likelihood_unfolding,
+    match_moments,
     unfold_throws,
 )
 
@@ -443,6 +444,12 @@ def fitted_bins() -> Any:
                                 strength=0.1, order=1, minos_bins=[0])  # fmt: skip
 
 
+def matched() -> Any:
+    """Of the two bins of t three events each, which data make 4.5 and 7.5: weights 1.5 and 2.5."""
+    data = Events({"x": [0.5] * 3 + [1.5] * 9}, id=np.arange(20, 32))
+    return match_moments(data, seen(), reco={"far": "x > 1"}, truth={"high": "t > 1"}, bootstrap=3, seed=1)
+
+
 def measured_cross_section() -> Any:
     """Twenty events of efficiency 1 over a flux of 1e-10, 1e20 POT and 1e30 targets."""
     own = Response.from_events(seen(), truth={"t": [0, 1, 2]}, reco={"x": [0, 1, 2, 3]})
@@ -489,8 +496,13 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "likelihood_unfolding": fitted_bins,
     "cross_section": measured_cross_section, "checks": verdicts, "check": lambda: verdicts()["closure"],
     "generative": generative,
-    "flow_matching": lambda: fit_flow_matching(BLURRED, ["t"], condition=["x"],
-                                               network=FlowMatching(width=4, depth=1), **BRIEF),
+    "flow_matching": lambda: fit_density(BLURRED, ["t"], condition=["x"],
+                                         network=FlowMatching(width=4, depth=1), **BRIEF),
+    "profiled": lambda: Profiled(unfolded(), ("jes",), np.array([[[0.0], [0.0]], [[0.5], [0.7]]]),
+                                 np.array([[0.4], [0.8]]), np.full((2, 12), 1.5)),
+    "matched_moments": matched,
+    "moment_comparison": lambda: MomentComparison(np.array([1.0, -3.0]), np.diag([4.0, 9.0]), np.array([2.0, 4.0]),
+                                                  1.25, 2, 0.55, 20),
     "iteration_choice": lambda: IterationChoice(2, True, np.array([0.1, 0.02, 1e-4]), np.array([0.01, 0.01, 3e-4])),
     "response": response,
     "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),

@@ -1,4 +1,4 @@
-"""`nuinfer.unfolding.generative` and `flow_matching`: against the exact recursion, and the exact posterior per event.
+"""`nuinfer.unfolding.generative`: against the exact recursion, and the exact posterior of each event.
 
 The recursion is taken from the sample's own moments, so that the data's statistics (0.008 of the mean in one dimension
 at 20,000 events, more where background and fakes are subtracted) are not in the tolerances; posteriors are those of the
@@ -9,7 +9,6 @@ quantities named beside them.
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy import special, stats
 
 from nuinfer import MLP, DeepSet, Events, Features, Ragged, Training, metrics
-from nuinfer.density import MAF, NSF
-from nuinfer.diagnostics import c2st
+from nuinfer.density import MAF, NSF, FlowMatching
 from nuinfer.errors import CorruptFile
-from nuinfer.simulators import Gaussian, GaussianUnfolding, LinearGaussian
+from nuinfer.simulators import Gaussian, GaussianUnfolding
 from nuinfer.unfolding import GenerativeUnfolding, generative_unfolding
-from nuinfer.unfolding.generative import flow_matching
-from nuinfer.unfolding.generative.flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching, solved
 
 Floats = NDArray[np.float64]
 
@@ -94,13 +89,15 @@ class Case:
         usual = {
             "data": self.data, "simulation": self.simulation, "background": self.background, "network": FLOW,
             "reco": [f"x{i}" for i in columns], "truth": [f"t{i}" for i in columns], "classifier": SMALL,
-            "training": TRAIN, "classifier_training": CLASSIFIER, "seed": self.seed, "progress": False,
+            "training": TRAIN, "classifier_training": CLASSIFIER, "efficiency_training": CLASSIFIER, "seed": self.seed,
+            "progress": False,
         }  # fmt: skip
         return generative_unfolding(**(usual | options))
 
     def quick(self, **options: Any) -> GenerativeUnfolding:
         """Barely trained: for what has to hold exactly."""
-        return self.run(**({"training": SHORT, "classifier_training": SHORT, "iterations": 2, "draws": 2} | options))
+        usual = {"training": SHORT, "classifier_training": SHORT, "efficiency_training": SHORT}
+        return self.run(**(usual | {"iterations": 2, "draws": 2} | options))
 
 
 def truth_of(events: Events, dim: int) -> Floats:
@@ -515,120 +512,7 @@ def test_bad_options(short: tuple[Case, GenerativeUnfolding]) -> None:
         result.posterior(case.data, draws=0)
 
 
-# -- flow matching -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("steps", "errors"), [(8, (4e-6, 9e-5, 5e-4, 4e-4)), (16, (6e-7, 1e-5, 5.1e-5, 2.2e-4))])
-def test_accuracy_of_the_solution(steps: int, errors: tuple[float, ...]) -> None:
-    """The module's table; the exact velocity of N(0, c^2) from N(0, 1) is linear."""
-    for c, error in zip((0.5, 0.2, 0.1, 0.05), errors, strict=True):
-
-        def velocity(y: torch.Tensor, phi: float, c: float = c) -> torch.Tensor:
-            cosine, sine = math.cos(phi), math.sin(phi)
-            return y * cosine * sine * (c * c - 1) / (cosine**2 + c * c * sine**2)
-
-        start = torch.ones(1, 1, dtype=torch.float64)
-        there = solved(velocity, start, steps)
-        assert abs(float(there) / c - 1) < error
-        assert abs(float(solved(velocity, start, 2)) / c - 1) > 10 * error
-
-
-@pytest.mark.parametrize(("steps", "errors"), [(16, (1e-5, 1e-4, 5e-4, 2e-3)), (32, (1e-6, 1e-5, 5e-5, 2e-4))])
-def test_accuracy_of_the_log_density(steps: int, errors: tuple[float, ...]) -> None:
-    for c, error in zip((0.5, 0.2, 0.1, 0.05), errors, strict=True):
-
-        def joint(y: torch.Tensor, phi: float, c: float = c) -> torch.Tensor:
-            slope = math.cos(phi) * math.sin(phi) * (c * c - 1) / (math.cos(phi) ** 2 + c * c * math.sin(phi) ** 2)
-            return torch.stack([slope * y[..., 0], torch.full_like(y[..., 0], slope)], -1)
-
-        end = solved(joint, torch.tensor([[2 * c, 0.0]], dtype=torch.float64), steps, backward=True)[0]
-        assert abs(float(end[1] - 0.5 * end[0] ** 2) - (-math.log(c) - 0.5 * 4)) < error
-
-
-def test_paths_are_a_function_of_row_network_and_epoch() -> None:
-    paths, rows = flow_matching._Paths(3, seed=1), torch.arange(4000).reshape(1, 2, 2000)
-    found = paths(rows, np.array([0, 5]), 2).columns
-    np.testing.assert_array_equal(found[:, 1], paths(rows[:, 1:], np.array([5]), 2).columns[:, 0])
-    assert not np.array_equal(found, paths(rows, np.array([0, 5]), 3).columns)
-    assert stats.kstest(found[..., 0].ravel() / (math.pi / 2), "uniform").pvalue > 1e-3
-    assert stats.kstest(found[..., 1:].ravel(), "norm").pvalue > 1e-3
-
-
-D = 12
-TWELVE = LinearGaussian(np.eye(D) + 0.6 * np.random.default_rng(5).normal(size=(D, D)) / np.sqrt(D), noise=0.25)
-THETA, X = [f"theta{i}" for i in range(D)], [f"x{i}" for i in range(D)]
-
-
-@pytest.fixture(scope="module")
-def twelve() -> FlowMatchingDensity:
-    return fit_flow_matching(
-        TWELVE.simulate(10_000, 1), THETA, condition=X, network=FlowMatching(width=64, depth=2, steps=8),
-        training=Training(epochs=30, batch=256, learning_rate=1e-2, average=2.0), seed=1, progress=False,
-    )  # fmt: skip
-
-
-def whitened(theta: Floats, observations: Events) -> Floats:
-    """theta (N, M, D) in units of the exact posterior of each observation."""
-    mean, covariance = TWELVE.posterior(observations)
-    off = (theta - np.asarray(mean)[:, None]).reshape(-1, D)
-    return np.linalg.solve(np.linalg.cholesky(covariance), off.T).T.reshape(theta.shape)
-
-
-def test_gaussian_posterior_in_twelve_dimensions(twelve: FlowMatchingDensity) -> None:
-    observations = TWELVE.simulate(400, 2)
-    z = whitened(twelve.draws(50, observations, seed=3), observations)
-    # a least-squares fit of 13 numbers a column to 10,000 events has sqrt(13 / 10,000) = 0.036
-    assert np.sqrt(np.mean(z.mean(1) ** 2) - 1 / 50) < 0.054 + 4 * 0.003
-    assert np.abs(z.mean((0, 1))).max() < 0.032 + 4 * 0.007
-    covariance = np.cov(z.reshape(-1, D).T)
-    assert abs(np.diag(covariance).mean() - 0.98) < 4 * 0.004 + 0.01
-    assert np.abs(covariance - np.eye(D)).max() < 0.053 + 4 * 0.009
-    exact = np.random.default_rng(1).normal(size=(2000, D))
-    quick = Training(epochs=20, batch=400, learning_rate=1e-2, weight_decay=0.0)
-    score = c2st(exact, z[:, :5].reshape(-1, D), training=quick)
-    assert score.value < 0.516 + 4 * score.null_sd
-    prior = whitened(TWELVE.prior.sample(2000, 1).reshape(400, 5, D), observations)
-    assert c2st(exact, prior.reshape(-1, D), training=quick).value > 0.8
-    assert np.sqrt(np.mean(prior.mean(1) ** 2) - 1 / 5) > 0.5
-
-
-def test_log_prob_in_twelve_dimensions(twelve: FlowMatchingDensity) -> None:
-    joint = TWELVE.simulate(200, 3)
-    theta = np.stack([joint[name] for name in THETA], 1)
-    z = whitened(theta[:, None], joint)[:, 0]
-    _, covariance = TWELVE.posterior(joint)
-    exact = -0.5 * (z**2).sum(1) - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
-    off = twelve.log_prob(joint) - exact
-    assert abs(off.mean() + 0.045) < 4 * 0.022
-    assert off.std() < 0.28 + 4 * 0.02
-    prior = TWELVE.prior.log_density(theta) - exact
-    assert prior.mean() < -3  # nats
-    some = joint.select(slice(0, 5))
-    pairs = twelve.log_probs(np.stack([theta[:5], theta[5:10]], 1), some)
-    np.testing.assert_allclose(pairs[:, 0], twelve.log_prob(some), atol=1e-5)
-    assert (pairs[:, 1] < pairs[:, 0]).all()
-
-
-def test_density_is_normalised_and_bounded() -> None:
-    rng = np.random.default_rng(2)
-    x = rng.uniform(0, 1, 4000)
-    events = Events({"x": x, "y": rng.exponential(1 + x)})
-    q = fit_flow_matching(
-        events, ["y"], condition=["x"], bounds={"y": (0.0, None)}, network=FlowMatching(width=32, depth=1), members=2,
-        training=Training(epochs=10, batch=128, learning_rate=1e-2), seed=1, progress=False,
-    )  # fmt: skip
-    grid = np.exp(np.linspace(-12, 4, 800))
-    for at in (0.2, 0.8):
-        log = q.log_probs(grid[None, :, None], Events({"x": [at]}))[0]
-        np.testing.assert_allclose(np.trapezoid(np.exp(log) * grid, np.log(grid)), 1, atol=2e-3)
-        exact = -grid / (1 + at) - np.log(1 + at)
-        core = (grid > 0.1) & (grid < 4)
-        assert np.abs(log - exact)[core].max() < 0.3
-    assert np.isneginf(q.log_prob(Events({"x": [0.5], "y": [-1.0]}))).all()
-    drawn = q.sample(500, Events({"x": [0.5]}), seed=1)
-    assert (drawn["y"] > 0).all()
-    assert abs(drawn["y"].mean() - 1.5) < 4 * 1.5 / np.sqrt(500)
-    assert len(q.sample(3, Events({"x": [0.1, 0.5, 0.9]}))) == 3
+# -- flow matching ------------------------------------------------------------------------------------------------
 
 
 def test_flow_matching_unfolds() -> None:
@@ -643,47 +527,3 @@ def test_flow_matching_unfolds() -> None:
     found = result.calibration(PLANE.simulation(2000, 9))
     assert found.names == ("t0", "t1")
     assert found.p_value > 1e-3
-
-
-def test_flow_matching_weights_members_and_files(tmp_path: Path) -> None:
-    problem = LinearGaussian([[1.0]], noise=0.25)
-    events = problem.simulate(1500, 1)
-    options: dict[str, Any] = {"condition": ["x0"], "network": FlowMatching(width=16, depth=1, steps=4), "seed": 1,
-                               "training": SHORT, "progress": False}  # fmt: skip
-    plain = fit_flow_matching(events, ["theta0"], **options)
-    again = fit_flow_matching(events.with_weight(3.0 * events.weight), ["theta0"], **options)
-    at = problem.simulate(20, 2)
-    np.testing.assert_allclose(plain.log_prob(at), again.log_prob(at), atol=1e-3)
-    shifted = events.with_weight(np.exp(2 * events["theta0"]))  # the prior N(2, 1): posterior mean (4 x + 2) / 5
-    longer = Training(epochs=10, batch=64, learning_rate=1e-2)
-    moved = fit_flow_matching(shifted, ["theta0"], **(options | {"training": longer}))
-    mean = moved.draws(1000, Events({"x0": [1.0]}))[0].mean()
-    assert abs(mean - 1.2) < 0.15  # an effective 30 of the 1,500 events
-    assert abs(mean - 0.8) > 0.2
-    pair = fit_flow_matching(events, ["theta0"], members=2, **options)
-    pair.save(tmp_path / "q.safetensors")
-    found = FlowMatchingDensity.load(tmp_path / "q.safetensors")
-    np.testing.assert_array_equal(found.log_prob(at), pair.log_prob(at))
-    np.testing.assert_array_equal(found.draws(3, at, seed=2), pair.draws(3, at, seed=2))
-    assert repr(found) == repr(pair)
-    with pytest.raises(ValueError, match="expected a file of kind"):
-        GenerativeUnfolding.load(tmp_path / "q.safetensors")
-
-
-def test_flow_matching_bad_input(twelve: FlowMatchingDensity) -> None:
-    events = TWELVE.simulate(50, 1)
-    for options, error, message in [
-        ({"condition": ["theta0"]}, ValueError, "expected other columns than those of the density, found theta0"),
-        ({"condition": ["nothing"]}, KeyError, "no column 'nothing'"),
-        ({"condition": X, "summaries": 0}, ValueError, "summaries: expected"),
-    ]:
-        with pytest.raises(error, match=message):
-            fit_flow_matching(events, THETA, progress=False, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="steps to be an integer of at least 1"):
-        FlowMatching(steps=0)
-    with pytest.raises(ValueError, match="y: expected"):
-        twelve.log_probs(np.zeros((50, 3)), events)
-    with pytest.raises(ValueError, match="condition: expected 7 events or one, found 50"):
-        twelve.sample(7, events)
-    with pytest.raises(ValueError, match="n: expected a whole number of at least 1"):
-        twelve.draws(0, events)

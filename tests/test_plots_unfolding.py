@@ -237,6 +237,13 @@ def test_models_are_smeared_and_have_their_chi2():
     assert_allclose(points(ax)[0], SPECTRUM.values / width, rtol=1e-12)
 
 
+def test_models_beside_too_few_replicas_have_no_chi2():
+    replicas = np.random.default_rng(1).poisson(SPECTRUM.values, (6, 5)).astype(float)
+    few = replace(SPECTRUM, covariances={"statistical": np.cov(replicas.T)}, replicas=replicas)
+    (ax,) = plots.unfolded(few, models={"A": MODEL})
+    assert legend(ax)[1] == r"A (too few replicas for $\chi^2$)"
+
+
 def test_slices_have_a_panel_each():
     axes = plots.unfolded(PLANE, models={"A": PLANE.values}, names={"cos": "c"}, sources={"flux": "beam"})
     assert [ax.get_title() for ax in axes] == ["\u22121 \u2264 c < 0", "0 \u2264 c < 0.8", "0.8 \u2264 c < 1"]

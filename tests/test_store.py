@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from scipy import stats
-from stored import DATA, MAKERS, SHARES, Halved, main, simulation
+from stored import DATA, MAKERS, SHARES, Halved, main, seen, simulation
 
 import nuinfer
 from nuinfer import (
@@ -420,13 +420,13 @@ def test_stored_generative_unfolding():
 
 
 def test_stored_flow_matching():
-    found = unfolding.FlowMatchingDensity.load(example("flow_matching"))
+    found = density.Density.load(example("flow_matching"))
     x = Events({"x": [0.0]})
     draws = found.draws(2000, x, seed=1)[0, :, 0]
     at = np.linspace(-4, 4, 401)
-    density = np.exp(found.log_prob(Events({"t": at, "x": np.zeros(401)})))
-    assert density.sum() * (at[1] - at[0]) == pytest.approx(1, abs=0.02)
-    mean = (at * density).sum() / density.sum()
+    q = np.exp(found.log_prob(Events({"t": at, "x": np.zeros(401)})))
+    assert q.sum() * (at[1] - at[0]) == pytest.approx(1, abs=0.02)
+    mean = (at * q).sum() / q.sum()
     assert abs(draws.mean() - mean) < 5 * draws.std() / 2000**0.5
 
 
@@ -454,6 +454,24 @@ def test_stored_throws():
     np.testing.assert_array_equal(found.alphas["tilt"][2], rng.standard_normal(1))
     assert "4 throws of 2 bins: the covariance has rank 2" in found.words
     np.testing.assert_allclose(sum(found.sources.values()), found.covariance)
+
+
+def test_stored_profiled_unfolding():
+    found = unfolding.Profiled.load(example("profiled"), simulation())
+    assert found.values == {"jes": pytest.approx(0.6)}
+    np.testing.assert_allclose(found.covariance, [[0.08]])
+    np.testing.assert_allclose(found.folded, 1.5 * found.unfolded.weights)
+    np.testing.assert_array_equal(found.trajectory[0], 0)
+
+
+def test_stored_matched_moments():
+    found = unfolding.MatchedMoments.load(example("matched_moments"), seen())
+    np.testing.assert_allclose(found.weights, [1.5] * 3 + [2.5] * 3, rtol=1e-6)
+    assert found.unfolded.replicas.shape == (3, 6)
+    comparison = unfolding.MomentComparison.load(example("moment_comparison"))
+    np.testing.assert_array_equal(comparison.pulls, [0.5, -1])
+    assert comparison.largest == 0.75
+    assert comparison.agrees
 
 
 def test_stored_choice_of_iterations():

@@ -945,29 +945,6 @@ def test_full_size_equals_the_recursions_of_sample_and_population() -> None:
     assert 1e3 * metrics.triangular_discriminator(start, STANDARD.truth.bin_probabilities(BINS)) > 10
 
 
-@pytest.mark.slow
-def test_replicas_spread_like_independent_data_sets() -> None:
-    n, count, edges = 5000, 60, np.array([-3.0, -1.0, -0.3, 0.3, 1.0, 3.0])
-    options = {"iterations": 2, "training": TRAIN}
-    independent = []
-    for seed in range(count):
-        case = Case(DETECTOR, n=n, seed=seed + 100)
-        independent.append(case.run(seed=seed, **options).spectrum({"t0": edges}).values)
-    expected = metrics.replica_covariance(independent)
-    found = Case(DETECTOR, n=n).run(members=4, bootstrap=count, **options).spectrum({"t0": edges})
-    # the simulators fix the numbers of true events, which bootstraps let fluctuate: compare shapes and yields apart
-    shape = [s / s.sum(1, keepdims=True) for s in (np.array(independent), found.replicas)]
-    ratio = shape[1].std(0, ddof=1) / shape[0].std(0, ddof=1)
-    # each is known to 1/sqrt(2 * 59), their ratio to 0.13; bins are correlated: 4 sigma of one
-    assert (np.abs(np.log(ratio)) < 4 * 0.13).all()
-    assert abs(np.log(ratio).mean()) < 3 * 0.13
-    method = found.members / found.members.sum(1, keepdims=True)
-    assert (method.std(0, ddof=1) < 0.6 * shape[0].std(0, ddof=1)).all()  # the method's part alone is too small
-    assert np.isfinite(
-        metrics.chi2(np.mean(independent, 0) - found.values, expected + found.covariance, n_replicas=count)
-    )
-
-
 def test_results_hold_no_more_than_they_show() -> None:
     case = Case(STANDARD, n=500)
     result = case.run(members=1, bootstrap=6, iterations=2, training=SHORT)

@@ -124,7 +124,7 @@ def test_stress_p_values_are_uniform() -> None:
 
 
 def test_stress_with_a_covariance_of_replicas() -> None:
-    """Of 20 replicas in 6 bins: T^2 is uniform, chi-squared is not; of 6 replicas there is no verdict."""
+    """Of 20 replicas in 6 bins p is uniform, that of chi-squared is not; of 6 replicas there is no verdict."""
     rng, exact = np.random.default_rng(4), data_only(exactly(EXPECTED, RESPONSE))
     root = np.linalg.cholesky(exact.covariance)
 
@@ -136,7 +136,8 @@ def test_stress_with_a_covariance_of_replicas() -> None:
 
     runs = [of_replicas(20) for _ in range(300)]
     assert stats.kstest([checks.stress(s, MODEL).value for s in runs], "uniform").pvalue > 1e-3
-    assert stats.kstest([s.chi2(MODEL).p_value for s in runs], "uniform").pvalue < 1e-6
+    plain = [metrics.chi2(s.values - MODEL, s.covariance) for s in runs]
+    assert stats.kstest(stats.chi2.sf(plain, 6), "uniform").pvalue < 1e-6
     few = checks.stress(of_replicas(6), MODEL)
     assert few.passed is None
     assert "6 replicas are too few" in few.words
@@ -438,7 +439,8 @@ def test_check_events() -> None:
         priors={"same": RIGHT_WEIGHTS}, **options, **FAST,
     )  # fmt: skip
     assert not found.failed
-    assert [c.name for c in found.undecided] == ["iterations"]
+    assert [c.name for c in found.undecided] == ["bottom line", "coverage", "iterations"]
+    assert "by with_data(); exact does not" in found["bottom line"].words
     wrong = checks.check_events(
         NO_WEIGHTS, EVENTS, closed=RIGHT_WEIGHTS, pseudo_data={"exact": (NO_WEIGHTS, truth)},
         priors={"other": RIGHT_WEIGHTS}, **options, **FAST,
@@ -506,6 +508,8 @@ def test_other_pseudo_data() -> None:
     found = all_of(RIGHT["least squares"], pseudo_data={"right": (pseudo, OWN), "wrong": (pseudo, MODEL)}, toys=0)
     assert found["stress test, right"].passed
     assert found["stress test, wrong"].passed is False
+    assert "tests the code alone" in found["stress test, model"].words
+    assert "tests the code alone" not in found["stress test, right"].words
 
 
 # -- a report ----------------------------------------------------------------------------------------------------------
@@ -557,6 +561,8 @@ def test_bad_input() -> None:
     other = Response.from_events(SIMULATION, truth={"t0": [-2.0, 0.0, 2.0]}, reco=RECO)
     with pytest.raises(ValueError, match="response: expected the bins"):
         checks.check(spectrum, DATA, other, exactly)
+    with pytest.raises(ValueError, match="names of their own, found 'model' in both"):
+        checks.check(spectrum, DATA, RESPONSE, exactly, models=MODELS, pseudo_data={"model": (DATA, MODEL)})
     with pytest.raises(ValueError, match="give covariance="):
         checks.refolded_chi2(replace(spectrum, values=-spectrum.values), DATA, RESPONSE)
     with pytest.raises(ValueError, match="no covariance without replicas"):

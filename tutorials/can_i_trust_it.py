@@ -28,7 +28,7 @@ import numpy as np
 
 import nuinfer as nu
 from nuinfer.simulators import GaussianUnfolding
-from nuinfer.unfolding import Binning, Response, check, iterative_bayes, pseudo_experiments
+from nuinfer.unfolding import Binning, Response, iterative_bayes, pseudo_experiments
 
 FAST = bool(os.environ.get("NUINFER_FAST"))  # the tests run a smaller version
 EVENTS, MORE, TOYS = 10_000, 5, 200 if FAST else 1000
@@ -58,15 +58,10 @@ response
 # %% [markdown]
 # ## The unfolding
 #
-# The checks repeat it on other data, so it has to be a function of data and response.
-
+# The spectrum remembers, in memory, what it was unfolded from, so that it can be checked as it is.
 
 # %%
-def unfold(counts, response, *, iterations=6, prior=None):
-    return iterative_bayes(counts, response, background=background, iterations=iterations, prior=prior)
-
-
-spectrum = unfold(data, response)
+spectrum = iterative_bayes(data, response, background=background, iterations=6)
 spectrum
 
 # %% [markdown]
@@ -75,14 +70,12 @@ spectrum
 # - *Models*: two truths that the measurement should tell apart.
 # - *Pseudo-data*: events of another truth, here a second simulation, reweighted **in truth** to have a peak
 #   that the first has not. It went through the detector event by event, and its truth is known.
-# - *Priors*: the same data, unfolded from another starting point.
-# - *Iterations*: the spectrum after each.
+# - *Priors*: other starting points for the same data.
 
 # %%
 simulated = 1.2 * response.truth_yield
 models = {"simulation": simulated, "softer": simulated * np.linspace(1.4, 0.7, truth_bins.size)}
-priors = {"softer": unfold(data, response, prior=models["softer"])}
-steps = [unfold(data, response, iterations=k).values for k in range(1, 7)]
+priors = {"softer": models["softer"]}
 
 
 def peak(t):
@@ -101,9 +94,8 @@ pseudo = nu.Events.concat([other.select(other["pass_reco"]).keep(["x0"]), backgr
 # ## All checks
 
 # %%
-options = {"background": background, "models": models, "pseudo_data": {"peak": (pseudo, peaked)}, "toys": TOYS,
-           "seed": 1, "progress": False}  # fmt: skip
-checks = check(spectrum, data, response, unfold, priors=priors, iterations=steps, **options)
+options = {"models": models, "pseudo_data": {"peak": (pseudo, peaked)}, "toys": TOYS, "seed": 1, "progress": False}
+checks = spectrum.check(priors=priors, **options)
 checks.raise_if_failed()
 print(checks)
 
@@ -123,7 +115,12 @@ print(checks)
 # do not hold the truth itself, which regularisation has smoothed: whoever compares a model without $A_C$ is
 # misled, here by several sigma.
 
+
 # %%
+def unfold(counts, response, *, iterations=6):
+    return iterative_bayes(counts, response, background=background, iterations=iterations)
+
+
 experiments = pseudo_experiments(unfold, response, peaked, background=background, toys=TOYS, seed=2, progress=False)
 nu.plots.bin_coverage(experiments, xlabel="true $t$")[0].figure
 
@@ -136,12 +133,12 @@ nu.plots.bin_coverage(experiments, xlabel="true $t$")[0].figure
 
 
 # %%
-def stopped(counts, response, *, prior=None):
-    return unfold(counts, response, iterations=1, prior=prior)
+def stopped(counts, response):
+    return unfold(counts, response, iterations=1)
 
 
-found = check(stopped(data, response), data, response, stopped, iterations=steps[:2],
-              priors={"softer": stopped(data, response, prior=models["softer"])}, **options)  # fmt: skip
+steps = [unfold(data, response, iterations=k).values for k in (1, 2)]
+found = stopped(data, response).check(priors=priors, iterations=steps, **options)
 print(*found.failed, sep="\n")
 
 # %% [markdown]
@@ -164,7 +161,8 @@ with nu.plots.style():
 # %% [markdown]
 # ## Fakes forgotten
 #
-# The response is filled without the fakes, which stay in the data and are unfolded as if they were signal.
+# The response is filled without the fakes, which stay in the data and are unfolded as if they were signal. It is
+# checked against the response that has them, so that data, response and a function are given.
 
 
 # %%
@@ -172,7 +170,8 @@ def forgetful(counts, response):
     return unfold(counts, replace(response, fakes=0 * response.fakes, fakes_variance=0 * response.fakes))
 
 
-found = check(forgetful(data, response), data, response, forgetful, **options)
+given = {"data": data, "response": response, "background": background}
+found = forgetful(data, response).check(unfold=forgetful, **given, **options)
 print(*found.failed, sep="\n")
 
 # %% [markdown]
@@ -181,7 +180,7 @@ print(*found.failed, sep="\n")
 
 # %%
 ignorant = fill(simulation.select(simulation["pass_truth"]))
-found = check(unfold(data, ignorant), data, ignorant, unfold, **options)
+found = unfold(data, ignorant).check(**options)
 print(found)
 
 # %% [markdown]
@@ -201,7 +200,7 @@ def confident(counts, response):
     return replace(found, covariances={name: c / 2 for name, c in found.covariances.items()})
 
 
-found = check(confident(data, response), data, response, confident, **options)
+found = confident(data, response).check(unfold=confident, **given, **options)
 print(*found.failed, sep="\n")
 
 # %% [markdown]

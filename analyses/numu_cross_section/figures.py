@@ -54,4 +54,5 @@ def pictures(
 def scaled(spectrum: Spectrum, factor: float) -> Spectrum:
     """All contents times a factor."""
     covariances = {name: factor**2 * c for name, c in spectrum.covariances.items()}
-    return replace(spectrum, values=factor * spectrum.values, covariances=covariances)
+    return replace(spectrum, values=factor * spectrum.values, covariances=covariances,
+                   members=factor * spectrum.members, replicas=factor * spectrum.replicas)  # fmt: skip

@@ -194,7 +194,8 @@ def generated(samples: Samples, size: Size, seed: int, *, progress: bool = True)
         samples.data, simulation, reco=HIGH, truth=["p_true", "cos_true"], background=background, iterations=2,
         members=1, bootstrap=0, bounds={"p_true": (0.0, None), "cos_true": (-1.0, 1.0)},
         network=NSF(transforms=2, width=32), classifier=nu.MLP(width=32, depth=2),
-        training=nu.Training(epochs=10, batch=512, learning_rate=5e-3), seed=seed, progress=progress,
+        training=nu.Training(epochs=10, batch=512, learning_rate=5e-3),
+        efficiency_training=nu.Training(epochs=20, batch=512, learning_rate=3e-3), seed=seed, progress=progress,
     )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ A normalizing flow q(y) or q(y | x) (`nuinfer.density.flows`) maximises the weig
 
 .. math:: R_n = -\sum_i m_n(i)\, \frac{w_i}{T_n} \log q(y_i \mid x_i), \qquad T_n = \sum_i m_n(i)\, w_i
 
-with the multiplicities m_n of `nuinfer.resample`: members, folds, validation splits, bootstraps.  K flows train
+with the multiplicities m_n of `nuinfer.resample`: members, folds, validation splits, bootstraps.  Flow matching
+(`nuinfer.density.flow_matching`) has half the squared error of a velocity in the place of -log q.  K flows train
 together (`nuinfer.train`), with the network that sums up the condition where there is one.  The answer of an ensemble
 is the log of the arithmetic mean of its members' densities, which is normalised as each of them is.
 
@@ -30,18 +31,20 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from torch import Tensor
 
-from .. import hashing, losses, nets, store
-from ..ensemble import Ensemble, fit_networks, network_of, spec_of, standardisation
+from .. import hashing, nets, store
+from ..ensemble import Ensemble, network_of, spec_of
 from ..events import Events, positive_total
 from ..features import Batch, Features, Inputs
-from ..nets import MLP, DeepSet, Network
-from ..ratio.learned import Reordered, Rows, held_out, key_of, out_of_fold, rows_of, selected, shares
+from ..nets import Network
+from ..ratio.learned import key_of, out_of_fold, selected, shares
 from ..resample import Resample
 from ..train import History, Training
 from . import flows
-from .columns import Bounds, Columns, Dequantise
-from .flows import NSF, Flow, FlowStack
+from .columns import Bounds, Columns
+from .flows import NSF, Flow, stack_of
 from .reports import DensityReport, report_of
+from .rows import TrainingRows
+from .stacks import DensityStack
 
 __all__ = ["Density", "fit_density"]
 
@@ -66,7 +69,8 @@ class Density:
     sum_weights:
         Of the training events: what turns the density into a rate.
     history:
-        Risks per epoch and flow, of the standardised columns: they differ from -log q by a constant.
+        Risks per epoch and flow, of the standardised columns: they differ from -log q by a constant.  Those of
+        `FlowMatching` are half the squared error of the velocity.
     resample:
         Members, folds, splits and bootstraps.
     """
@@ -190,17 +194,18 @@ class Density:
     def _at(self, v: Tensor, given: Tensor) -> Tensor:
         t, slope = self.targets.forward(v)
         t = t.to(given.dtype).T.expand(len(given), -1, -1)
-        return self._flow.log_prob(self.model.state, t, given).double() + slope
+        return self.stack.log_prob(self.model.state, t, given).double() + slope
 
     @nets.single_precision()
     def _context(self, x: Batch) -> Tensor:
         """The numbers (networks, C, B) that the flows are given for a batch of one member, without y."""
         batch = self._scales(torch.float32)(x).expand(self.model.networks)
-        return self._flow.given(self.model.state, batch)
+        return self.stack.given(self.model.state, batch)
 
     @property
-    def _flow(self) -> FlowStack:
-        return cast(FlowStack, self.model.stack)
+    def stack(self) -> DensityStack:
+        """The networks as functions of standardised columns."""
+        return cast(DensityStack, self.model.stack)
 
     def _scales(self, dtype: torch.dtype) -> nets.Standardise:
         """The standardisation of x alone."""
@@ -282,8 +287,8 @@ class Density:
     def _inverse(self, network: int, z: Tensor, x: Inputs, place: Tensor) -> Tensor:
         """Standardised y (B, D) of one flow, in float64; row b has the condition ``place[b]`` of x."""
         state = {name: tensor[network : network + 1].double() for name, tensor in self.model.state.items()}
-        given = self._flow.given(state, self._scales(torch.float64)(x.span(0, len(x))))
-        return self._flow.inverse(state, z, given.index_select(2, place))
+        given = self.stack.given(state, self._scales(torch.float64)(x.span(0, len(x))))
+        return self.stack.inverse(state, z, given.index_select(2, place))
 
     def _networks(self, owner: Keys, events: Events | None, rng: np.random.Generator) -> Keys:
         """The flow of each row (R,): any member, and of its folds one that has not seen the row's owner."""
@@ -346,8 +351,7 @@ class Density:
             "resample": vars(self.resample), "sum_weights": self.sum_weights, "group": self.group,
             "sample": self.sample_digest,
         }  # fmt: skip
-        model = {f"model.{name}": array for name, array in self.model.arrays().items()}
-        return spec, {**model, "known": self.known, **self.history.arrays()}
+        return spec, {**store.under("model.", self.model.arrays()), "known": self.known, **self.history.arrays()}
 
     @classmethod
     def of_saved(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, module: Any = None) -> Density:
@@ -355,8 +359,8 @@ class Density:
         targets, network = Columns.from_json(spec["targets"]), flows.from_json(spec["network"])
         condition = None if spec["condition"] is None else Features.from_json(spec["condition"])
         embedding = cast(Network, network_of(spec["embedding"], module)) if spec["embedded"] else None
-        stack = _stack(network, targets, condition, embedding, spec["summaries"])
-        parts = {name[6:]: array for name, array in arrays.items() if name.startswith("model.")}
+        stack = stack_of(network, len(targets.parts), condition, embedding, spec["summaries"])
+        parts = store.within("model.", arrays)
         return cls(
             targets, condition, network, embedding, spec["summaries"], Ensemble.of_arrays(stack, parts),
             Resample(**spec["resample"]), spec["sum_weights"], History.of_arrays(arrays), spec["group"],
@@ -409,7 +413,7 @@ def fit_density(
     discrete:
         Columns of integers, which get uniform noise in training; `Density.log_prob` has their probability.
     network:
-        ``NSF`` or ``MAF``.
+        ``NSF``, ``MAF`` or ``FlowMatching``.
     embedding:
         A network that sums up x in ``summaries`` numbers for the flow, trained together with it: ``MLP``, ``DeepSet``,
         ``Transformer``, or a function that makes a ``torch.nn.Module``.  None gives flat columns to the flow as they
@@ -455,75 +459,23 @@ def fit_density(
     >>> bool(abs(draws.mean() - 0.8) < 0.1), bool(abs(draws.var() - 0.2) < 0.05)
     (True, True)
     """
-    targets, given = Columns.of(columns, bounds or {}, discrete), None if condition is None else Features.of(condition)
-    embedding = _embedding(targets, given, embedding)
     total, used = positive_total("events", events.weight), selected(events)
-    values = targets.read(used)
-    targets = targets.fitted(values, used.weight, seed)
-    stack = _stack(network, targets, given, embedding, summaries)
-    rows, order = _rows(used, values, targets, given, used.key(group), seed, cache)
-    noisy = targets.discrete
-    draw = Reordered.of(Dequantise(noisy, values[:, -len(noisy) :], seed), order) if noisy else None
-    resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
-    noise = len(noisy)
-    scales = standardisation(rows.inputs, rows.weights, ready=len(targets.parts) - noise, drawn=noise, scaling=scaling)
-    fitted = fit_networks(
-        rows.inputs, rows.weights, rows.key, resample, stack=stack, loss=losses.nll, training=training,
-        classes=("events",), draw=draw, standardise=scales, device=device,
-        checkpoint=checkpoint, label="density", progress=progress,
+    rows = TrainingRows.of(
+        used, columns, condition=None if condition is None else Features.of(condition), bounds=bounds or {},
+        discrete=discrete, network=network, embedding=embedding, summaries=summaries, key=used.key(group), seed=seed,
+        cache=cache,
     )  # fmt: skip
+    resample = Resample(seed=seed, members=members, folds=folds, validation=validation, bootstrap=bootstrap)
+    fitted = rows.fit(
+        resample, training=training, scaling=scaling, device=device, checkpoint=checkpoint, progress=progress
+    )
     model = cast(Ensemble, fitted.model)
     if validation and (used.weight < 0).any():
-        _warn_where_negative(held_out(model, rows, resample, draw))
+        _warn_where_negative(rows.held_out(model, resample))
     known = np.unique(rows.key) if folds > 1 else np.empty(0, np.int64)
     return Density(
-        targets, given, network, embedding, summaries, model, resample, total, cast(History, fitted.history), group,
-        known, events.digest(),
+        *rows.parts, model, resample, total, cast(History, fitted.history), group, known, events.digest()
     )  # fmt: skip
-
-
-def _embedding(targets: Columns, condition: Features | None, embedding: Network | None) -> Network | None:
-    """The embedding in use; refuses a condition that has a column of y, and an embedding of nothing."""
-    if condition is None:
-        if embedding is not None:
-            raise ValueError("embedding: expected a condition for it to sum up, found none; name its columns")
-        return None
-    both = sorted(set(condition.columns) & set(targets.names))
-    if both:
-        raise ValueError(f"condition: expected other columns than those of the density, found {', '.join(both)} in "
-                         f"both; given itself a column is known")  # fmt: skip
-    return DeepSet(head=MLP(width=64, depth=1)) if embedding is None and condition.clouds else embedding
-
-
-def _stack(
-    network: Flow, targets: Columns, condition: Features | None, embedding: Network | None, summaries: int
-) -> FlowStack:
-    if not isinstance(network, NSF | flows.MAF):
-        raise TypeError(f"network: expected NSF(...) or MAF(...), found {network!r}; a network for the condition is "
-                        f"given as embedding=")  # fmt: skip
-    if not isinstance(summaries, int) or summaries < 1:
-        raise ValueError(f"summaries: expected an integer of at least 1, found {summaries!r}")
-    if embedding is None:
-        return FlowStack(network, len(targets.parts), 0 if condition is None else len(condition.flat))
-    inner = nets.stack(embedding, cast(Features, condition).shape, summaries)
-    return FlowStack(network, len(targets.parts), summaries, inner)
-
-
-def _rows(
-    events: Events, values: Floats, targets: Columns, condition: Features | None, key: Keys, seed: int,
-    cache: str | Path | None,
-) -> tuple[Rows, Keys | None]:  # fmt: skip
-    """What is trained on: the columns of x, then the continuous ones of y, standardised; and the rows' order."""
-    scaled = {
-        part.name: part.forward(torch.from_numpy(np.ascontiguousarray(v)))[0].numpy()
-        for part, v in zip(targets.parts, values.T, strict=True) if not part.discrete
-    }  # fmt: skip
-    weights = (events.weight * (len(events) / events.weight.sum()),)
-    flat, clouds = (condition.flat, condition.clouds) if condition is not None else ((), ())
-    if not (flat or clouds or scaled):
-        return Rows(Inputs(torch.empty(len(events), 0, dtype=torch.float32)), weights, key), None
-    seen = Features((*flat, *scaled), **dict(clouds))
-    return rows_of([events.with_columns(scaled)], seen, weights, key, seed, cache)
 
 
 def _inputs(condition: Features | None, events: Events) -> Inputs:

@@ -9,8 +9,8 @@ A flow maps y to z = f(y | c), which has a simple density, one autoregressive tr
 and the inverse are those of zuko; the forward pass is written out here for K members at once, as batched matrix
 products with the events in the last place, which takes half of the time of ``torch.func.vmap`` of zuko's own.
 
-What to use when: `NSF` to begin with; `MAF` where the density is nearly Gaussian given the condition, or where there
-are very many columns: it is smooth, cheap, and poor at several modes.
+What to use when: `NSF` to begin with; `MAF` where the density is nearly Gaussian given the condition: it is smooth,
+cheap, and poor at several modes; `FlowMatching` (`nuinfer.density.flow_matching`) for more than ten columns.
 
 Sources: Durkan, Bekasov, Murray, Papamakarios, arXiv 1906.04032 (NSF); Papamakarios, Pavlakou, Murray, arXiv 1705.07057
 (MAF); Rozet et al., zuko, doi 10.5281/zenodo.7625672.
@@ -27,12 +27,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from .. import hashing
-from ..features import Batch
-from ..nets import Stack, State, drawing_from
+from .. import hashing, nets
+from ..features import Batch, Features
+from ..nets import Network, Stack, State, drawing_from
+from .flow_matching import FlowMatching, VelocityStack
 from .splines import SLOPE, affine, spline
+from .stacks import DensityStack
 
-__all__ = ["MAF", "NSF", "Flow", "FlowStack"]
+__all__ = ["MAF", "NSF", "Flow", "FlowStack", "stack_of"]
 
 Activation = Literal["relu", "silu", "gelu"]
 
@@ -89,20 +91,6 @@ class MAF:
         _check(self, {"transforms": 1, "width": 1, "depth": 1})
 
 
-Flow = NSF | MAF
-
-
-def to_json(flow: Flow) -> dict[str, Any]:
-    """The form in which a spec is saved."""
-    return {"type": type(flow).__name__, **asdict(flow)}
-
-
-def from_json(spec: dict[str, Any]) -> Flow:
-    """The spec of `to_json`."""
-    kinds: dict[str, type[NSF | MAF]] = {"NSF": NSF, "MAF": MAF}
-    return kinds[spec["type"]](**{name: value for name, value in spec.items() if name != "type"})
-
-
 # -- the stack ---------------------------------------------------------------------------------------------------------
 
 
@@ -117,27 +105,17 @@ class _Inverse(nn.Module):
         return cast(Tensor, self.flow.transform(context).inv(z))  # type: ignore[operator]
 
 
-class FlowStack(Stack):
-    """K flows: log q (K, B) of the last ``targets`` flat columns of a batch, given what comes before them.
-
-    Parameters
-    ----------
-    flow:
-        The spec.
-    targets:
-        Columns of y, standardised.
-    context:
-        Numbers that the flow is given: the flat columns before those of y, or the outputs of ``embedding``.
-    embedding:
-        A stack for the flat columns before those of y and the clouds, with ``context`` outputs; None for no clouds.
-    """
+class FlowStack(DensityStack):
+    """K flows: what is maximised is log q (K, B) of the last ``targets`` flat columns of a batch, given the others."""
 
     fused = True  # splines with their backward pass written out
 
-    def __init__(self, flow: Flow, targets: int, context: int, embedding: Stack | None = None) -> None:
+    spec: NSF | MAF
+
+    def __init__(self, flow: NSF | MAF, targets: int, context: int, embedding: Stack | None = None) -> None:
         # one column and no condition: a perceptron of a constant learns faster than bare numbers do
         self.alone = targets == 1 and not context
-        self.spec, self.targets, self.context, self.embedding = flow, targets, context + self.alone, embedding
+        super().__init__(flow, targets, context + self.alone, embedding)
         with drawing_from(0):
             self.module = self._made()
         names = [dict.fromkeys(n.rpartition(".")[0] for n, _ in part.named_parameters()) for part in self._transforms()]
@@ -159,8 +137,8 @@ class FlowStack(Stack):
     def _mask(self, transform: int, layer: str) -> Tensor | None:
         return cast(Tensor | None, getattr(self._transforms()[transform].get_submodule(layer), "mask", None))
 
-    def initial(self, seed: int, members: Sequence[int]) -> State:
-        """Zuko's initial weights but for the last layers, and those of the embedding."""
+    def own(self, seed: int, members: Sequence[int]) -> State:
+        """Zuko's initial weights but for the last layers."""
         states = []
         for member in members:
             with drawing_from(hashing.salt(seed, "init", member) >> 1):
@@ -171,19 +149,11 @@ class FlowStack(Stack):
         for number, layers in enumerate(self._layers):
             for part in ("weight", "bias"):
                 state[f"flow.transform.transforms.{number}.{layers[-1]}.{part}"].zero_()
-        inner = self.embedding.initial(seed, members) if self.embedding is not None else {}
-        return state | {f"embedding.{name}": tensor for name, tensor in inner.items()}
-
-    def trainable(self, state: State) -> tuple[str, ...]:
-        """All of the flow's, and those of the embedding."""
-        inner = self.embedding.trainable(_of(state, "embedding.")) if self.embedding is not None else ()
-        return (*(name for name in state if name.startswith("flow.")), *(f"embedding.{name}" for name in inner))
+        return state
 
     def __call__(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
         """Log q (K, B) of standardised y."""
-        before = batch.flat.shape[-1] - self.targets
-        given = self.given(state, Batch(batch.flat[..., :before], batch.clouds), training=training)
-        return self.log_prob(state, batch.flat[..., before:].transpose(1, 2), given, training=training)
+        return self.log_density(state, batch, training=training)
 
     def log_prob(self, state: State, y: Tensor, given: Tensor, *, training: bool = False) -> Tensor:
         """Log q (K, B) of standardised y (K, D, B), for numbers ``given`` (K, C, B)."""
@@ -206,10 +176,7 @@ class FlowStack(Stack):
         """What the flow is conditioned on (K, C, B), of a batch without y."""
         if self.alone:
             return batch.flat.new_ones(len(batch.flat), 1, batch.flat.shape[1])
-        if self.embedding is None:
-            return batch.flat.transpose(1, 2)
-        found = self.embedding(_of(state, "embedding."), batch, training=training)
-        return found[:, None] if found.ndim == 2 else found.transpose(1, 2)
+        return super().given(state, batch, training=training)
 
     def _phi(self, state: State, number: int, x: Tensor, given: Tensor) -> Tensor:
         """The numbers (K, D, P, B) of a transformation."""
@@ -236,16 +203,35 @@ class FlowStack(Stack):
         plain.fused, plain.embedding = False, None if self.embedding is None else self.embedding.twice()
         return plain
 
-    def reseed(self, seeds: Callable[[], Sequence[int]]) -> None:
-        """Offered to the embedding."""
-        if self.embedding is not None:
-            self.embedding.reseed(seeds)
 
-    def describe(self) -> str:
-        """The spec, the sizes, and the embedding."""
-        inner = "" if self.embedding is None else f" of {self.embedding.describe()}"
-        return f"{self.spec} of {self.targets} columns given {self.context} numbers{inner}"
+# -- any of them -------------------------------------------------------------------------------------------------------
+
+Flow = NSF | MAF | FlowMatching
+
+_STACKS: dict[type, Callable[..., DensityStack]] = {NSF: FlowStack, MAF: FlowStack, FlowMatching: VelocityStack}
 
 
-def _of(state: State, prefix: str) -> State:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def stack_of(
+    flow: Flow, targets: int, condition: Features | None, embedding: Network | None, summaries: int
+) -> DensityStack:
+    """The stack of a spec, for so many columns y; raises for a spec or ``summaries`` that do not fit."""
+    if type(flow) not in _STACKS:
+        raise TypeError(f"network: expected NSF(...), MAF(...) or FlowMatching(...), found {flow!r}; a network for "
+                        f"the condition is given as embedding=")  # fmt: skip
+    if not isinstance(summaries, int) or summaries < 1:
+        raise ValueError(f"summaries: expected an integer of at least 1, found {summaries!r}")
+    made = _STACKS[type(flow)]
+    if condition is None or embedding is None:
+        return made(flow, targets, 0 if condition is None else len(condition.flat))
+    return made(flow, targets, summaries, nets.stack(embedding, condition.shape, summaries))
+
+
+def to_json(flow: Flow) -> dict[str, Any]:
+    """The form in which a spec is saved."""
+    return {"type": type(flow).__name__, **asdict(flow)}
+
+
+def from_json(spec: dict[str, Any]) -> Flow:
+    """The spec of `to_json`."""
+    kind = next(kind for kind in _STACKS if kind.__name__ == spec["type"])
+    return cast(Flow, kind(**{name: value for name, value in spec.items() if name != "type"}))

@@ -403,11 +403,14 @@ def _bands(spectrum: Spectrum, sources: Mapping[str, str]) -> list[tuple[str, Fl
 
 
 def _models(spectrum: Spectrum, models: Mapping[str, ArrayLike]) -> Iterator[tuple[str, Floats]]:
-    """A_C times each model (B,), named with its chi-squared."""
+    """A_C times each model (B,), named with its chi-squared where the replicas are enough for one."""
     if len(models) > len(_LINES):
         raise ValueError(f"models: expected at most {len(_LINES)}, found {len(models)}")
     for name, given in models.items():
         model = numbers(f"model {name!r}", given, spectrum.binning.size, "bins")
+        if not spectrum.enough_draws:
+            yield rf"{name} (too few replicas for $\chi^2$)", spectrum.smear(model)
+            continue
         chi2 = spectrum.chi2(model)
         yield rf"{name}, $\chi^2$ = {chi2.value:.1f}/{chi2.dof}", spectrum.smear(model)
 

@@ -9,6 +9,7 @@ What to use when:
 - `Disappearance`: neutrino oscillation with two parameters and three nuisances, lists of events beside flat columns:
   simulation, likelihood, and the posterior on a grid.
 - `InverseKinematics`: an observation without noise that many parameters explain equally well, with exact draws of them.
+- `ProfiledGaussian`: the unfolding toy whose second smearing is a nuisance parameter, and its exact EM steps.
 - `Interference`: signal, background and their interference, with six nuisance parameters: samples, pseudo-data, rates
   and likelihoods.
 
@@ -24,6 +25,7 @@ from .interference import Interference
 from .inverse_kinematics import InverseKinematics
 from .iterative_bayes import GridRecursion, LinearResponse, bayes_step
 from .linear_gaussian import LinearGaussian
+from .profiled_gaussian import ProfiledGaussian, ProfiledState
 
 __all__ = [
     "CloudRatio",
@@ -37,5 +39,7 @@ __all__ = [
     "InverseKinematics",
     "LinearGaussian",
     "LinearResponse",
+    "ProfiledGaussian",
+    "ProfiledState",
     "bayes_step",
 ]

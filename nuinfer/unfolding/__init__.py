@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         read_unbinned,
     )
     from .generative.fitting import generative_unfolding
-    from .generative.flow_matching import FlowMatching, FlowMatchingDensity, fit_flow_matching
     from .generative.result import GenerativeIteration, GenerativeUnfolding
     from .measured import Measured
     from .response import Response
     from .spectrum import Chi2, Spectrum
     from .throws import Thrown, Throws, omnifold_throws, unfold_throws
+    from .unbinned.moments.matching import match_moments
+    from .unbinned.moments.result import MatchedMoments, MomentComparison
+    from .unbinned.profiled import Profiled, profiled_omnifold
     from .unbinned.result import Iteration, Unfolded
     from .unbinned.reweighting import omnifold
     from .unbinned.stopping import IterationChoice, choose_iterations
@@ -47,15 +49,16 @@ _NAMES = {
     "Checks": "checks",
     "Chi2": "spectrum",
     "CrossSection": "cross_sections",
-    "FlowMatching": "generative.flow_matching",
-    "FlowMatchingDensity": "generative.flow_matching",
     "GenerativeIteration": "generative.result",
     "GenerativeUnfolding": "generative.result",
     "HepDataTable": "export",
     "Iteration": "unbinned.result",
     "IterationChoice": "unbinned.stopping",
     "LikelihoodUnfolding": "binned.likelihood_fit",
+    "MatchedMoments": "unbinned.moments.result",
     "Measured": "measured",
+    "MomentComparison": "unbinned.moments.result",
+    "Profiled": "unbinned.profiled",
     "PseudoExperiments": "checks",
     "Response": "response",
     "Sideband": "binned.likelihood_fit",
@@ -74,14 +77,15 @@ _NAMES = {
     "export_hepdata": "export",
     "export_root": "export",
     "export_unbinned": "export",
-    "fit_flow_matching": "generative.flow_matching",
     "flux_integral": "cross_sections",
     "generative_unfolding": "generative.fitting",
     "iterate_bayes": "binned.bayes",
     "iterative_bayes": "binned.bayes",
     "likelihood_unfolding": "binned.likelihood_fit",
+    "match_moments": "unbinned.moments.matching",
     "omnifold": "unbinned.reweighting",
     "omnifold_throws": "throws",
+    "profiled_omnifold": "unbinned.profiled",
     "pseudo_experiments": "checks",
     "read_unbinned": "export",
     "scan_strength": "binned.least_squares",
@@ -99,15 +103,16 @@ __all__ = [
     "Checks",
     "Chi2",
     "CrossSection",
-    "FlowMatching",
-    "FlowMatchingDensity",
     "GenerativeIteration",
     "GenerativeUnfolding",
     "HepDataTable",
     "Iteration",
     "IterationChoice",
     "LikelihoodUnfolding",
+    "MatchedMoments",
     "Measured",
+    "MomentComparison",
+    "Profiled",
     "PseudoExperiments",
     "Response",
     "Sideband",
@@ -126,14 +131,15 @@ __all__ = [
     "export_hepdata",
     "export_root",
     "export_unbinned",
-    "fit_flow_matching",
     "flux_integral",
     "generative_unfolding",
     "iterate_bayes",
     "iterative_bayes",
     "likelihood_unfolding",
+    "match_moments",
     "omnifold",
     "omnifold_throws",
+    "profiled_omnifold",
     "pseudo_experiments",
     "read_unbinned",
     "scan_strength",

@@ -24,6 +24,7 @@ Sources: D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487; Adye, arXiv 1105.116
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..measured import Counts, Fakes, Measured
 from ..response import Response, reference_of
-from ..spectrum import Spectrum
+from ..spectrum import Origin, Spectrum, made_from
 from .propagation import Derivative, Term, simulation_covariance
 
 __all__ = ["BayesIteration", "iterate_bayes", "iterative_bayes"]
@@ -121,7 +122,15 @@ def iterative_bayes(
     covariances = {name: slope @ c @ slope.T for name, c in measured.covariances.items()}
     covariances["simulation"] = simulation_covariance(derivative, response, measured)
     settings = {"method": "iterative Bayes", "iterations": int(iterations), "fakes": fakes, "outside": lost}
-    return Spectrum(response.truth, steps[-1].after, covariances, slope @ response.matrix, settings=settings)
+    found = Spectrum(response.truth, steps[-1].after, covariances, slope @ response.matrix, settings=settings)
+    again = functools.partial(
+        iterative_bayes, iterations=iterations, background=background, fakes=fakes, prior=prior, covariance=covariance,
+        outside=outside,
+    )  # fmt: skip
+    return made_from(found, Origin(
+        method=again, data=data, response=response, background=background, covariance=covariance, prior="prior",
+        iterations=tuple(step.after for step in steps),
+    ))  # fmt: skip
 
 
 def _derivative(steps: list[BayesIteration], m: Floats, response: Response, *, from_simulation: bool) -> Derivative:

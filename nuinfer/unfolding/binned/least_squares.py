@@ -21,6 +21,7 @@ Sources: Hoecker, Kartvelishvili, hep-ph/9509307 (SVD, rank); Schmitt, arXiv 120
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -30,7 +31,7 @@ from scipy import interpolate, linalg, signal
 
 from ..measured import Counts, Fakes, Measured
 from ..response import Response, reference_of
-from ..spectrum import Spectrum
+from ..spectrum import Origin, Spectrum, made_from
 from .propagation import Derivative, Term, simulation_covariance
 
 __all__ = ["Criterion", "StrengthScan", "scan_strength", "tikhonov"]
@@ -131,7 +132,13 @@ def tikhonov(
     smearing = unfolding @ response.matrix
     settings = {"method": "Tikhonov", "strength": tau, "criterion": criterion, "order": order, "fakes": fakes,
                 "degrees": float(np.trace(smearing))}  # fmt: skip
-    return Spectrum(response.truth, values, covariances, smearing, settings=settings)
+    again = functools.partial(
+        tikhonov, strength=strength, rank=rank, order=order, reference=reference, background=background, fakes=fakes,
+        covariance=covariance,
+    )  # fmt: skip
+    return made_from(Spectrum(response.truth, values, covariances, smearing, settings=settings), Origin(
+        method=again, data=data, response=response, background=background, covariance=covariance, prior="reference",
+    ))  # fmt: skip
 
 
 def scan_strength(

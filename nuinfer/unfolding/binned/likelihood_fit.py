@@ -44,8 +44,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -66,7 +66,7 @@ from ...likelihood.costs import DifferentiableCost, summed
 from ..binning import Binning, BinningLike
 from ..measured import Counts, Fakes, contents
 from ..response import Response
-from ..spectrum import Chi2, Spectrum
+from ..spectrum import Chi2, Origin, Spectrum, made_from
 
 __all__ = ["Background", "LikelihoodUnfolding", "Sideband", "likelihood_unfolding"]
 
@@ -129,7 +129,9 @@ class LikelihoodUnfolding:
     Attributes
     ----------
     spectrum:
-        In events, corrected for efficiency.  Covariances by source: "data"; "sideband NAME" for the counts of each;
+        In events, corrected for efficiency.  `Spectrum.check` knows what it was made from where there are no nuisances,
+        normalisations and sidebands; ``deviance`` and `pulls` are the checks of those.  Covariances by source: "data";
+        "sideband NAME" for the counts of each;
         "simulation"; constrained normalisations, "norm_NAME"; and nuisances by their names.
     fit:
         Of all parameters: ``truth_T`` in units of the prior, ``norm_NAME``, nuisances, and the factors of bins
@@ -353,9 +355,34 @@ def likelihood_unfolding(
     fitted, factors = _fitted(model, constraint, simulation, tolerance)
     settings = {"method": "likelihood", "strength": float(strength), "order": int(order), "fakes": fakes,
                 "positive": positive, "simulation": simulation, "outside": lost}  # fmt: skip
-    return _result(
+    found = _result(
         model, fitted, constraint, factors, settings, _minos(model, fitted, constraint, factors, minos_bins, cl)
     )
+    if sidebands or norms or model.mixture.nuisances:
+        return found
+
+    def again(data: Counts, response: Response, *, prior: ArrayLike | None = prior) -> Spectrum:
+        return likelihood_unfolding(
+            data, response, background=background, fakes=fakes, prior=prior, strength=strength, order=order,
+            positive=positive, simulation=simulation, outside=outside, tolerance=tolerance,
+        ).spectrum  # fmt: skip
+
+    return _refittable(found, again, data, response, channels[0])
+
+
+def _refittable(
+    found: LikelihoodUnfolding, again: Callable[..., Spectrum], data: Counts, response: Response, main: _Channel
+) -> LikelihoodUnfolding:
+    """With a spectrum that can be checked.
+
+    With nuisances or sidebands it cannot: pulled parameters move the response from the nominal one that pseudo-data are
+    folded by, and sidebands would have to be thrown with them.
+    """
+    background = sum((shape.values for shape in main.background.values()), start=np.zeros(len(main.counts)))
+    origin = Origin(
+        method=again, data=data, response=response, background=background, prior="prior", expected=found.folded[_MAIN]
+    )
+    return replace(found, spectrum=made_from(found.spectrum, origin))
 
 
 # -- what is given -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Source: Tang, Li, Qian, Zhang, Zhang, arXiv 1705.03568.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy import linalg
 
 from ..measured import Counts, Fakes, Measured
 from ..response import Response, reference_of
-from ..spectrum import Spectrum
+from ..spectrum import Origin, Spectrum, made_from
 from .propagation import Derivative, Term, simulation_covariance
 
 __all__ = ["wiener_svd"]
@@ -90,7 +91,13 @@ def wiener_svd(
     covariances["simulation"] = simulation_covariance(derivative, response, measured)
     settings = {"method": "Wiener-SVD", "order": order, "fakes": fakes, "epsilon": epsilon,
                 "filter": (basis.singular**2 * keep).tolist()}  # fmt: skip
-    return Spectrum(response.truth, unfolding @ measured.signal, covariances, smearing, settings=settings)
+    found = Spectrum(response.truth, unfolding @ measured.signal, covariances, smearing, settings=settings)
+    again = functools.partial(
+        wiener_svd, model=model, order=order, background=background, fakes=fakes, covariance=covariance, epsilon=epsilon
+    )
+    return made_from(found, Origin(
+        method=again, data=data, response=response, background=background, covariance=covariance, prior="model",
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,15 +22,15 @@ from ...train import History
 from ..binning import Binning, BinningLike, filled
 from ..samples import key_of
 from ..spectrum import Spectrum, of_replicas
-from .flow_matching import FlowMatchingDensity
 from .truth_functions import TruthFunction
 
-__all__ = ["ConditionalDensity", "GenerativeIteration", "GenerativeUnfolding"]
+if TYPE_CHECKING:
+    from ..checks import Checks, Thresholds
+
+__all__ = ["GenerativeIteration", "GenerativeUnfolding"]
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
-
-ConditionalDensity = Density | FlowMatchingDensity
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class GenerativeIteration:
         Of the classifier that made the prior; None in the first.  That of the density is ``density.history``.
     """
 
-    density: ConditionalDensity
+    density: Density
     prior: TruthFunction | None
     truth: Floats
     efficiency: Floats
@@ -82,6 +82,8 @@ class GenerativeUnfolding:
         The log odds of being reconstructed, as a function of the truth; None where nothing was missed.
     outside:
         The share of the data that lies outside the simulation's range in a flat reco column.
+    seen:
+        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.
     """
 
     id: Keys
@@ -95,6 +97,13 @@ class GenerativeUnfolding:
     seed: int
     group: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[Events, Events | None] | None = field(default=None, init=False)
+
+    def with_data(self, data: Events, background: Events | None = None) -> GenerativeUnfolding:
+        """The same, which knows what it was unfolded from, by reference, until it is saved or changed."""
+        found = replace(self)
+        object.__setattr__(found, "seen", (data, background))
+        return found
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -102,7 +111,7 @@ class GenerativeUnfolding:
         return self.density.columns
 
     @property
-    def density(self) -> ConditionalDensity:
+    def density(self) -> Density:
         """q(truth | reco) of the last iteration, the mean of its members."""
         return self.iterations[-1].density
 
@@ -231,7 +240,7 @@ class GenerativeUnfolding:
         draws:
             Posterior draws of each; one more should have many divisors.
         density:
-            Whether the rank of log q is looked at too; None for a flow, but not for `FlowMatching`, where it is slow.
+            Whether the rank of log q is looked at too; None for a flow, but not for ``FlowMatching``, where it is slow.
 
         Raises
         ------
@@ -244,8 +253,30 @@ class GenerativeUnfolding:
         seen = both.keep([*self.columns, *condition.columns]).with_weight(
             both.weight * self.prior(both, iteration=iteration)
         )
-        wanted = isinstance(own, Density) if density is None else density
+        wanted = own.stack.quick if density is None else density
         return sbc(_Sampler(own, condition), seen, draws=draws, density=wanted, seed=seed)
+
+    def check(
+        self,
+        *,
+        truth: BinningLike,
+        reco: BinningLike,
+        simulation: Events | None = None,
+        closed: tuple[GenerativeUnfolding, ArrayLike] | None = None,
+        pseudo_data: Mapping[str, tuple[GenerativeUnfolding, ArrayLike]] | None = None,
+        pseudo_experiments: tuple[Sequence[GenerativeUnfolding | Spectrum], ArrayLike] | None = None,
+        priors: Mapping[str, GenerativeUnfolding] | None = None,
+        seed: int = 0,
+        thresholds: Thresholds | None = None,
+    ) -> Checks:
+        """All checks of `nuinfer.unfolding.checks.check_draws`, with its arguments."""
+        from ..checks import Thresholds, check_draws
+
+        return check_draws(
+            self, truth=truth, reco=reco, simulation=simulation, closed=closed, pseudo_data=pseudo_data,
+            pseudo_experiments=pseudo_experiments, priors=priors, seed=seed,
+            thresholds=thresholds or Thresholds(),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         rows, total = len(self.id), float(self.weights.mean(0).sum())
@@ -267,12 +298,12 @@ class GenerativeUnfolding:
             "replica_efficiency": self.replica_efficiency, "replica_weights": self.replica_weights,
         }  # fmt: skip
         if self.efficiency_of is not None:
-            arrays |= _under("efficiency", self.efficiency_of.arrays())
+            arrays |= store.under("efficiency.", self.efficiency_of.arrays())
         steps = []
         for i, step in enumerate(self.iterations):
             spec, own = _saved_iteration(step)
             steps.append(spec)
-            arrays |= _under(str(i), own)
+            arrays |= store.under(f"{i}.", own)
         spec = {
             "iterations": steps, "efficiency": self.efficiency_of is not None, "outside": self.outside,
             "seed": self.seed, "group": self.group, "settings": self.settings,
@@ -291,10 +322,11 @@ class GenerativeUnfolding:
         spec, arrays = store.load(path, "generative")
         network = cast(Network, ensemble.network_of(spec["settings"]["classifier"], classifier))
         steps = tuple(
-            _loaded_iteration(own, _within(str(i), arrays), network, module) for i, own in enumerate(spec["iterations"])
+            _loaded_iteration(own, store.within(f"{i}.", arrays), network, module)
+            for i, own in enumerate(spec["iterations"])
         )
         targets = steps[0].density.targets
-        found = _within("efficiency", arrays)
+        found = store.within("efficiency.", arrays)
         efficiency = TruthFunction.of_arrays(targets, network, found) if spec["efficiency"] else None
         return cls(
             arrays["id"], arrays["weights"], steps, arrays["replica_truth"], arrays["replica_efficiency"],
@@ -306,7 +338,7 @@ class GenerativeUnfolding:
 class _Sampler:
     """A density as diagnostics ask for one."""
 
-    density: ConditionalDensity
+    density: Density
     features: Features
 
     @property
@@ -326,32 +358,20 @@ def _draw_weights(weights: Floats, efficiency: Floats, reconstructed: bool) -> F
     return np.broadcast_to(shared, efficiency.shape) if reconstructed else shared / efficiency
 
 
-def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The inverse of `_under`, of several."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-
-
 def _saved_iteration(step: GenerativeIteration) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     spec, arrays = step.density.saved()
     found = {"truth": step.truth, "efficiency": step.efficiency, "movement": step.movement}
-    found |= _under("density", arrays)
-    found |= _under("prior", step.prior.arrays()) if step.prior is not None else {}
-    found |= _under("ratio", step.ratio_history.arrays()) if step.ratio_history is not None else {}
-    kind = "flow" if isinstance(step.density, Density) else "flow matching"
-    return {"kind": kind, "density": spec}, found
+    found |= store.under("density.", arrays)
+    found |= store.under("prior.", step.prior.arrays()) if step.prior is not None else {}
+    found |= store.under("ratio.", step.ratio_history.arrays()) if step.ratio_history is not None else {}
+    return {"density": spec}, found
 
 
 def _loaded_iteration(
     spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], network: Network, module: Any
 ) -> GenerativeIteration:
-    kind: Any = Density if spec["kind"] == "flow" else FlowMatchingDensity
-    density: ConditionalDensity = kind.of_saved(spec["density"], _within("density", arrays), module=module)
-    prior, ratio = _within("prior", arrays), _within("ratio", arrays)
+    density = Density.of_saved(spec["density"], store.within("density.", arrays), module=module)
+    prior, ratio = store.within("prior.", arrays), store.within("ratio.", arrays)
     return GenerativeIteration(
         density, TruthFunction.of_arrays(density.targets, network, prior) if prior else None, arrays["truth"],
         arrays["efficiency"], arrays["movement"], History.of_arrays(ratio) if ratio else None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ... import hashing, store
 from ...events import Events, flag
@@ -17,6 +18,12 @@ from ..spectrum import Spectrum, of_replicas
 
 if TYPE_CHECKING:
     import hist
+
+    from ...features import Features
+    from ...nets import Network
+    from ...train import Training
+    from ...trees import Trees
+    from ..checks import Checks, Thresholds
 
 __all__ = ["Iteration", "Unfolded"]
 
@@ -62,6 +69,8 @@ class Unfolded:
         included.
     iterations:
         What happened in each.
+    seen:
+        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.
     """
 
     simulation: Events
@@ -71,6 +80,13 @@ class Unfolded:
     seed: int
     group: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[Events, Events | None] | None = field(default=None, init=False)
+
+    def with_data(self, data: Events, background: Events | None = None) -> Unfolded:
+        """The same, which knows what it was unfolded from, by reference, until it is saved or changed."""
+        found = replace(self)
+        object.__setattr__(found, "seen", (data, background))
+        return found
 
     def spectrum(self, bins: BinningLike, *, iteration: int | None = None, reconstructed: bool = False) -> Spectrum:
         """The unfolded spectrum of one or more columns of the simulation, in bins of their true values.
@@ -115,6 +131,57 @@ class Unfolded:
         """`spectrum` as ``hist.Hist`` with ``Weight`` storage."""
         return self.spectrum(bins).hist()
 
+    def check(
+        self,
+        *,
+        truth: BinningLike,
+        reco: BinningLike,
+        features: Features | list[str] | None = None,
+        closed: Unfolded | None = None,
+        pseudo_data: Mapping[str, tuple[Unfolded, ArrayLike]] | None = None,
+        pseudo_experiments: tuple[Sequence[Unfolded | Spectrum], ArrayLike] | None = None,
+        priors: Mapping[str, Unfolded] | None = None,
+        network: Network | Trees | None = None,
+        training: Training | None = None,
+        seed: int = 0,
+        data: Events | None = None,
+        background: Events | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> Checks:
+        """All checks of `nuinfer.unfolding.check_events`, with what this was unfolded from.
+
+        Parameters
+        ----------
+        truth, reco, closed, pseudo_data, pseudo_experiments, priors, network, training, seed, thresholds:
+            As there.
+        features:
+            Of the two-sample test; None for what the reco step saw.
+        data, background:
+            As they were unfolded, of a result that was loaded or changed.
+
+        Raises
+        ------
+        ValueError
+            without data or features where the result does not know them, and as the checks.
+        """
+        from ...features import Features
+        from ..checks import Thresholds, check_events
+
+        known = self if data is None else self.with_data(data, background)
+        if known.seen is None or (data is None and background is not None):
+            raise ValueError("check: expected data=, and background= where there is any: a result that was loaded or "
+                             "changed does not know them; or neither of one that does")  # fmt: skip
+        if features is None and "reco" not in self.settings:
+            raise ValueError("check: expected features= of the two-sample test, as the settings have no 'reco'")
+        samples = [self.simulation, *(events for events in known.seen if events is not None)]
+        return check_events(
+            known, known.seen[0], background=known.seen[1], truth=truth, reco=reco,
+            features=Features.from_json(self.settings["reco"]) if features is None else features, closed=closed,
+            pseudo_data=pseudo_data, pseudo_experiments=pseudo_experiments, priors=priors, network=network,
+            training=training, seed=seed, group=self.group if all(self.group in s for s in samples) else None,
+            thresholds=thresholds or Thresholds(),
+        )  # fmt: skip
+
     def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
         """How often a replica counted each of ``events`` (N,): data, background or simulation.
 
@@ -135,17 +202,7 @@ class Unfolded:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, replicas and iterations to one safetensors file; the simulation stays where it is."""
-        arrays: dict[str, NDArray[Any]] = {
-            "weights": self.weights, "replicas": self.replicas, "id": self.simulation.id,
-            "own": self.simulation.weight,
-        }  # fmt: skip
-        for i, step in enumerate(self.iterations):
-            arrays |= {f"{i}.{n}": getattr(step, n) for n in ("weights", "movement", "effective_size")}
-            for name in ("reco_history", "truth_history"):
-                history: History | None = getattr(step, name)
-                arrays |= {f"{i}.{name}.{n}": a for n, a in history.arrays().items()} if history else {}
-        spec = {"iterations": len(self.iterations), "seed": self.seed, "group": self.group, "settings": self.settings}
-        store.save(path, "unfolded", spec, arrays)
+        store.save(path, "unfolded", *self.saved())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], simulation: Events) -> Unfolded:
@@ -156,7 +213,28 @@ class Unfolded:
         CorruptFile
             for a damaged file; ``ValueError`` for a simulation with other ids or weights.
         """
-        spec, arrays = store.load(path, "unfolded")
+        return cls.of_saved(*store.load(path, "unfolded"), simulation, path)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The JSON and the arrays that a file holds."""
+        arrays: dict[str, NDArray[Any]] = {
+            "weights": self.weights, "replicas": self.replicas, "id": self.simulation.id,
+            "own": self.simulation.weight,
+        }  # fmt: skip
+        for i, step in enumerate(self.iterations):
+            arrays |= {f"{i}.{n}": getattr(step, n) for n in ("weights", "movement", "effective_size")}
+            for name in ("reco_history", "truth_history"):
+                history: History | None = getattr(step, name)
+                arrays |= store.under(f"{i}.{name}.", history.arrays()) if history else {}
+        spec = {"iterations": len(self.iterations), "seed": self.seed, "group": self.group, "settings": self.settings}
+        return spec, arrays
+
+    @classmethod
+    def of_saved(
+        cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], simulation: Events,
+        path: str | os.PathLike[str],
+    ) -> Unfolded:  # fmt: skip
+        """The inverse of `saved`; ``path`` is for the words of an error."""
         for name, own in (("id", simulation.id), ("own", simulation.weight)):
             if not np.array_equal(arrays[name], own):
                 raise ValueError(
@@ -169,10 +247,9 @@ class Unfolded:
         )
 
 
-def _saved_iteration(arrays: dict[str, NDArray[Any]], i: int) -> Iteration:
+def _saved_iteration(arrays: Mapping[str, NDArray[Any]], i: int) -> Iteration:
     histories = []
     for name in ("reco_history", "truth_history"):
-        prefix = f"{i}.{name}."
-        found = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        found = store.within(f"{i}.{name}.", arrays)
         histories.append(History.of_arrays(found) if found else None)
     return Iteration(arrays[f"{i}.weights"], arrays[f"{i}.movement"], arrays[f"{i}.effective_size"], *histories)

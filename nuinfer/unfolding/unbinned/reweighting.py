@@ -29,7 +29,7 @@ D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned l
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -146,12 +146,10 @@ def omnifold(
     >>> bool(abs(np.average(t, weights=result.weights[0])) < 0.1)
     True
     """
-    _check_counts(iterations, members, bootstrap)
+    check_counts(iterations, members, bootstrap)
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
-    resample = Resample(
-        seed=seed, members=members + bootstrap, validation=validation, bootstrap=bootstrap > 0, plain=members
-    )
+    resample = Resample.with_replicas(seed=seed, members=members, replicas=bootstrap, validation=validation)
     folder = Path(checkpoint) if checkpoint is not None else None
     fit = Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
     factors = _factors("universes", universes, len(simulation), members, bootstrap)
@@ -162,13 +160,14 @@ def omnifold(
         "misses": misses, "fakes": fakes, "iterations": iterations, "reco": run.reco.to_json(),
         "truth": run.truth.to_json(), "network": ensemble.spec_of(network),
     }  # fmt: skip
-    return Unfolded(simulation, run.full_weights(0, members), replicas, tuple(steps), seed, group, settings)
+    found = Unfolded(simulation, run.full_weights(0, members), replicas, tuple(steps), seed, group, settings)
+    return found.with_data(data, background)
 
 
 def prepared(
     data: Events, simulation: Events, background: Events | None, reco: Features | Sequence[str],
     truth: Features | Sequence[str], misses: str, fakes: str, group: str | None, fit: Fit,
-    factors: Floats | None = None, background_universes: ArrayLike | None = None,
+    factors: Floats | None = None, background_universes: ArrayLike | None = None, make: Callable[..., Run] = Run,
 ) -> Run:  # fmt: skip
     """The state of all networks before the first iteration; errors as `omnifold`."""
     _check_rules(misses, fakes)
@@ -180,7 +179,7 @@ def prepared(
     observed = own.observed
     if fakes == "scale" and len(sample.rows.fakes):
         observed = observed * purity(sample, own, fit, reco)
-    return Run(sample, own, fit, reco, truth, observed, misses, fakes)
+    return make(sample, own, fit, reco, truth, observed, misses, fakes)
 
 
 def _factors(what: str, given: ArrayLike | None, events: int, members: int, replicas: int) -> Floats | None:
@@ -202,7 +201,7 @@ def _check_rules(misses: str, fakes: str) -> None:
         raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
 
 
-def _check_counts(iterations: int, members: int, bootstrap: int) -> None:
+def check_counts(iterations: int, members: int, bootstrap: int) -> None:
     counts: tuple[object, ...] = iterations, members, bootstrap
     whole = all(isinstance(n, int | np.integer) for n in counts)
     if not whole or iterations < 1 or members < 1 or bootstrap < 0:

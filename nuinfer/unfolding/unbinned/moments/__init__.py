@@ -1,0 +1,1 @@
+"""A cross-check of OmniFold by moments of the reco, without classifiers and iterations."""
