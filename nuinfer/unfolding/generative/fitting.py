@@ -192,10 +192,7 @@ def generative_unfolding(
     steps = [run.iterate(number, last=number == iterations - 1) for number in range(iterations)]
     settings = {"fakes": fakes, "iterations": iterations, "reco": given.to_json(), "truth": wanted.to_json(),
                 "network": flows.to_json(network), "classifier": ensemble.spec_of(classifier)}  # fmt: skip
-    efficiency = None if run.efficiency is None else run.efficiency.part(0, members)
-    found = GenerativeUnfolding(sample.observed.id, run.observed[:members], tuple(steps), *run.replicas(), efficiency,
-                                away, seed, group, settings)  # fmt: skip
-    return found.with_data(data, background)
+    return run.result(members, tuple(steps), away, seed, group, settings).with_data(data, background)
 
 
 def _check_truth(truth: Features) -> None:
@@ -353,6 +350,15 @@ class _Run:
         after = np.exp(logs) * (self.target / total)[:, None]
         self.moved = np.sqrt(np.mean(np.log(after / self.nu) ** 2, axis=1))
         self.nu = after
+
+    def result(
+        self, members: int, steps: tuple[GenerativeIteration, ...], away: float, seed: int, group: str | None,
+        settings: dict[str, Any],
+    ) -> GenerativeUnfolding:  # fmt: skip
+        """What the iterations gave."""
+        efficiency = None if self.efficiency is None else self.efficiency.part(0, members)
+        return GenerativeUnfolding(self.sample.observed.id, self.observed[:members], steps, *self.replicas(),
+                                   efficiency, away, seed, group, settings)  # fmt: skip
 
     def replicas(self) -> tuple[Floats, Floats, Floats]:
         """Draws, efficiencies and weights of the bootstrap replicas, after the last iteration."""
