@@ -33,16 +33,7 @@ from benchmarks import machine, sbibm
 
 HERE = Path(__file__).resolve().parent
 SIMULATIONS = 10_000
-RUNS = [
-    "1x10",
-    "1x20",
-    "1x40",
-    "1x100",
-    "5x10",
-    "5x20",
-    "5x40",
-    "5x100",
-]  # networks x epochs; the last are the defaults
+RUNS = [(n, epochs) for n in (1, 5) for epochs in (10, 20, 40, 100)]  # networks, epochs; the last are the defaults
 RATIO_EPOCHS = ("10", "30")
 
 Found = dict[str, Any]

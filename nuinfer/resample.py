@@ -97,3 +97,8 @@ class Resample:
         elif held_out:
             times[:] = 0
         return times
+
+
+def mean_one(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (..., N) with mean 1, as single precision likes them."""
+    return np.asarray(weight / weight.mean(-1, keepdims=True))

@@ -271,12 +271,15 @@ def test_discrete_columns_have_probabilities() -> None:
 def test_columns_mapped_from_files(discrete: list[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     n = rng.poisson(3.0, 1500)
-    events = Events({"n": n, "y": rng.normal(n, 1.0), "x": rng.normal(size=1500)})
+    y = rng.normal(n, 1.0)
+    events = Events({"n": n, "y": y, "x": y + rng.normal(size=1500)})
     options: dict[str, Any] = {"condition": ["x"], "discrete": discrete}
     plain, mapped = (fitted(events, ["y", *discrete], **options, cache=cache) for cache in (None, tmp_path))
     assert list(tmp_path.glob("*.npy"))
     some = events.select(slice(0, 100))
     assert np.mean(plain.log_prob(some) - mapped.log_prob(some)) == pytest.approx(0, abs=0.1)
+    other = some.with_columns(x=np.roll(some["x"], 1))  # rows of x that are not those of y
+    assert np.mean(mapped.log_prob(some) - mapped.log_prob(other)) > 0.3
 
 
 # -- members, folds, files ---------------------------------------------------------------------------------------------

@@ -455,6 +455,34 @@ def test_compares_with_a_real_omnifold_and_serves_checks_and_exports(tmp_path: P
         found.compare(exact_omnifold(Case(WIDE, n=2000, seed=2), 1), EDGES)
 
 
+def test_an_empty_truth_bin_is_compared() -> None:
+    """Both have nothing there, for certain, and agree."""
+    case = Case(WIDE, n=2000)
+    found = case.run(bootstrap=8)
+    result = found.compare(exact_omnifold(case, 60, replicas=8), {"t0": [-3, 0, 3, 90, 99]})
+    assert result.differences[-1] == result.uncertainty[-1] == 0
+    assert result.pulls[-1] == 0
+    assert 0 < result.largest < 1
+    assert "nan" not in str(result)
+    apart = replace(result, differences=result.differences + np.eye(4)[3])
+    assert apart.largest == np.inf
+    assert not replace(apart, p_value=0.0).agrees
+
+
+def test_checks_need_features_of_a_two_sample_test() -> None:
+    """The functions of the reco are none."""
+    case = Case(WIDE, n=2000)
+    found = case.run(bootstrap=8)
+    bins: dict[str, Any] = {"truth": {"t0": [-3, 0, 3]}, "reco": {"x0": [-3, 0, 3]}}
+    with pytest.raises(ValueError, match="expected features="):
+        found.unfolded.check(**bins)
+    assert found.unfolded.settings["reco_functions"] == list(found.reco.names)
+    network, training = MLP(width=8, depth=1), Training(epochs=2, batch=256)
+    done = found.unfolded.check(**bins, features=["x0"], network=network, training=training)
+    assert done["refolded chi2"].passed
+    assert done["two-sample test"].passed
+
+
 # -- files, bad input --------------------------------------------------------------------------------------------------
 
 
@@ -470,7 +498,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(without.weights, found.weights)
     with pytest.raises(ValueError, match="function 'half': expected the callable"):
         without.spectrum(EDGES)
-    with pytest.raises(ValueError, match="other ids or weights"):
+    with pytest.raises(ValueError, match="found other weights"):
         MatchedMoments.load(path, case.simulation.with_weight(2.0))
 
 
@@ -498,7 +526,10 @@ def test_bad_input() -> None:
         "expected column names, or functions by name": {"truth": []},
         "degree of at least 1": {"degree": 0},
         "strength: expected a number from 0": {"strength": -1.0},
-        "expected whole numbers": {"bootstrap": 1.5},
+        "bootstrap: expected a whole number of at least 0, found 1.5": {"bootstrap": 1.5},
+        "max_steps: expected a whole number of at least 1, found 0": {"max_steps": 0},
+        "tolerance: expected a positive number, found 0": {"tolerance": 0.0},
+        "truth: expected names of their own, found 't0' twice": {"truth": ["t0", "t0"]},
         "no moment of the reco tells": {
             "simulation": case.simulation.with_columns(u=np.where(case.simulation["pass_reco"], 0.0, 1.0)),
             "truth": {"t0": "t0", "u": "u"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from scipy import stats
 from nuinfer import MLP, Events, Training, hashing, metrics
 from nuinfer.simulators import Gaussian, GaussianUnfolding
 from nuinfer.tasks import TaskError
-from nuinfer.unfolding import Response, Spectrum, Unfolded, checks, iterative_bayes, tikhonov, wiener_svd
+from nuinfer.unfolding import Binning, Response, Spectrum, Unfolded, checks, iterative_bayes, tikhonov, wiener_svd
 from nuinfer.unfolding.checks import Check, Checks, Thresholds
 
 Floats = NDArray[np.float64]
@@ -450,6 +451,79 @@ def test_check_events() -> None:
     }  # fmt: skip
 
 
+def of_throws(rng: np.random.Generator, truths: int, throws: int, data: int) -> tuple[Unfolded, Events]:
+    """Poisson numbers of truths, each through the detector several times, and of data of the same density."""
+    count, seen = rng.poisson(truths), rng.poisson(data)
+    t = np.repeat(rng.normal(size=count), throws)
+    simulation = Events(
+        {"t0": t, "x0": t + rng.normal(0, 0.5, len(t)), "truth": np.repeat(np.arange(count), throws)},
+        weight=np.full(len(t), data / (truths * throws)), id=np.arange(len(t)) + 10**6,
+    )  # fmt: skip
+    own = Unfolded(simulation, np.ones((1, len(t))), np.ones((2, len(t))), (), seed=1, group="truth")
+    return own, Events({"x0": rng.normal(0, np.sqrt(1.25), seen)}, id=np.arange(seen) + 10**9)
+
+
+def test_chi2_of_throws_is_uniform() -> None:
+    """The exact weights, 1: throws of one truth that count as independent fail far too often."""
+    rng = np.random.default_rng(1)
+    runs = [of_throws(rng, 500, 10, 5000) for _ in range(100)]
+    own, alone = (
+        np.array([checks.reweighted_chi2(replace(u, group=group), data, RECO).value for u, data in runs])
+        for group in ("truth", None)
+    )
+    assert stats.kstest(own, "uniform").pvalue > 1e-3
+    assert (alone < 1e-3).mean() > 0.1
+    u, data = runs[0]
+    known = u.with_data(data)
+    usual: dict[str, Any] = {"truth": TRUTH, "reco": RECO, "features": ["x0"], **FAST}
+    assert known.check(**usual)["refolded chi2"].value == own[0]  # though the data have no column "truth"
+    with pytest.raises(KeyError, match="truth"):
+        checks.reweighted_chi2(replace(u, simulation=u.simulation.keep(["t0", "x0"])), data, RECO)
+
+
+def test_two_sample_of_throws_is_fair() -> None:
+    """With the deviation of independent copies z would be of width 2; equal ids are copies as well."""
+    rng = np.random.default_rng(2)
+    options: dict[str, Any] = {"network": MLP(width=8, depth=1), "training": Training(epochs=4, batch=64), "seed": 1}
+    runs = [of_throws(rng, 60, 20, 1200) for _ in range(12)]
+    z = np.array([stats.norm.isf(checks.two_sample(u, data, ["x0"], **options).value) for u, data in runs])
+    assert z.std() < 1 + 3 / np.sqrt(24)
+    assert z.max() < 2.9  # of 12, with a probability of 0.98
+    u, data = runs[0]
+    copies = Events({"x0": u.simulation["x0"]}, weight=u.simulation.weight, id=u.simulation["truth"])
+    same = checks.two_sample(replace(u, simulation=copies, group=None), data, ["x0"], **options)
+    assert (
+        same.words.split("+-")[1].split()[0]
+        == (checks.two_sample(u, data, ["x0"], **options).words.split("+-")[1].split()[0])
+    )
+    far = data.with_columns(x0=data["x0"] + 1.0)
+    assert checks.two_sample(u, far, ["x0"], **options).passed is False
+
+
+def test_closure_with_an_empty_truth_bin() -> None:
+    """Where there is no truth there is nothing to close, and nothing is divided by it."""
+    bins = {"t0": np.array([-2.0, 0.0, 2.5, 50.0, 60.0])}
+    own = Binning.of(bins).fill(SIMULATION.select(SIMULATION["pass_truth"]))[0]
+    assert own[-1] == 0
+    found = checks.check_events(NO_WEIGHTS, EVENTS, truth=bins, reco=RECO, features=["x0"], closed=NO_WEIGHTS, **FAST)
+    assert found["closure"].passed
+    assert found["closure"].value < 1e-9
+
+
+def test_bottom_line_of_equal_signals_says_so() -> None:
+    """Pseudo-data that are the data: no ratio to something that is 0."""
+    known = RIGHT_WEIGHTS.with_data(EVENTS, EVENTS_BACKGROUND)
+    line = checks.bottom_line_of_events(known, {"again": known}, truth=TRUTH, reco=RECO)
+    assert line.passed
+    assert "there is no difference before" in line.words
+    assert "e+" not in line.words
+    moved = weighted(exact_weights() * np.where(np.nan_to_num(SIMULATION["t0"]) > 0, 1.5, 0.8))
+    other = moved.with_data(EVENTS, EVENTS_BACKGROUND)
+    line = checks.bottom_line_of_events(known, {"moved": other}, truth=TRUTH, reco=RECO)
+    assert "there is no difference before" in line.words
+    assert not line.passed
+
+
 # -- all at once -------------------------------------------------------------------------------------------------------
 
 
@@ -570,9 +644,50 @@ def test_bad_input() -> None:
                             features=["x0"])  # fmt: skip
 
 
-def test_a_toy_that_fails_is_told() -> None:
+def test_toys_that_fail_are_told() -> None:
     def fails(d: Floats, r: Response) -> Spectrum:
         raise ValueError("no")
 
-    with pytest.raises(TaskError, match="no"):
+    with pytest.raises(TaskError, match=r"at least 2 that can be unfolded, found 0; 5 of 5 toys failed .*no"):
         toys_of(fails, 5)
+
+
+@pytest.mark.parametrize(("expected", "few"), [(5.0, True), (1.0, False)])
+def test_a_bin_that_is_empty_in_some_toys(expected: float, few: bool) -> None:
+    """Least squares refuses Poisson counts without a variance: exp(-5) of the toys and little more, or exp(-1)."""
+    scale = expected / RESPONSE.fold(OWN, fakes=True).min()
+    small = replace(RESPONSE, both=scale * RESPONSE.both, missed=scale * RESPONSE.missed, fakes=scale * RESPONSE.fakes)
+    own = scale * OWN
+    data = np.rint(small.fold(own, fakes=True))
+
+    def unfold(d: Floats, r: Response) -> Spectrum:
+        return tikhonov(d, r, strength=0)
+
+    found = checks.check(unfold(data, small), data, small, unfold, models={"own": own}, toys=300, progress=False)
+    runs = checks.pseudo_experiments(unfold, small, own, toys=300, seed=1, progress=False)
+    share = 1 - len(runs) / 300
+    empty = 1 - np.prod(1 - np.exp(-small.fold(own, fakes=True)))
+    assert abs(share - empty) < 4 * np.sqrt(empty * (1 - empty) / 300)
+    for name in ("refolded chi2", "coverage"):
+        assert re.search(r"; \d+ of 300 toys failed \(", found[name].words)
+        assert (found[name].passed is None) == (not few)
+    assert checks.coverage(runs)[0].words.endswith("give no verdict") == (not few)
+    wrong = np.rint(small.fold(own * np.array([1, 1, 9, 1, 1, 1]), fakes=True))[::-1] + 1
+    assert (
+        checks.refolded_chi2(unfold(data, small), wrong, small, unfold=unfold, toys=50, progress=False).passed is False
+    )
+    without = checks.check(unfold(data, small), data, small, broken_after(unfold, 1), toys=4, progress=False)
+    assert "4 of 4 toys failed" in without["coverage"].words
+    assert without["coverage"].passed is None
+
+
+def broken_after(unfold: checks.Unfold, calls: int) -> checks.Unfold:
+    """Which fails when it was called so often."""
+    count = iter(range(calls))
+
+    def found(d: Floats, r: Response) -> Spectrum:
+        if next(count, None) is None:
+            raise ValueError("no")
+        return unfold(d, r)
+
+    return found

@@ -17,7 +17,7 @@ from ..events import Events
 from ..features import Features, Inputs
 from ..nets import MLP, DeepSet, Network
 from ..ratio.learned import Reordered, Rows, held_out, rows_of
-from ..resample import Resample
+from ..resample import Resample, mean_one
 from ..train import Draw, Drawn, Training
 from .columns import Bounds, Columns, Dequantise
 from .flows import Flow, stack_of
@@ -79,7 +79,7 @@ class TrainingRows:
     ) -> Fitted:  # fmt: skip
         """Train the networks, with other ``weights`` (N,) or (networks, N) where they are given."""
         inputs = self.rows.inputs
-        own = self.rows.weights if weights is None else (_mean_one(weights),)
+        own = self.rows.weights if weights is None else (mean_one(weights),)
         noise = len(self.targets.discrete)
         drawn = noise + self.stack.drawn
         scales = standardisation(inputs, own, ready=len(self.targets.parts) - noise, drawn=drawn, scaling=scaling)
@@ -132,13 +132,9 @@ def _rows(
         part.name: part.forward(torch.from_numpy(np.ascontiguousarray(v)))[0].numpy()
         for part, v in zip(targets.parts, values.T, strict=True) if not part.discrete
     }  # fmt: skip
-    weights = (_mean_one(events.weight),)
+    weights = (mean_one(events.weight),)
     flat, clouds = (condition.flat, condition.clouds) if condition is not None else ((), ())
     if not (flat or clouds or scaled):
         return Rows(Inputs(torch.empty(len(events), 0, dtype=torch.float32)), weights, key), None
     seen = Features((*flat, *scaled), **dict(clouds))
     return rows_of([events.with_columns(scaled)], seen, weights, key, seed, cache)
-
-
-def _mean_one(weights: Floats) -> Floats:
-    return np.asarray(weights / weights.mean(-1, keepdims=True))

@@ -13,10 +13,10 @@ from ..events import Events, flag, positive_total
 
 __all__ = [
     "Rows",
+    "check_counts",
     "check_factors",
     "check_signal",
     "key_of",
-    "mean_one",
     "reconstructed",
     "warn_of_shared_keys",
 ]
@@ -59,11 +59,6 @@ def key_of(events: Events, group: str | None) -> Keys:
     return events.key(group if group in events else None)
 
 
-def mean_one(weight: Floats) -> Floats:
-    """Weights (..., N) with mean 1, as single precision likes them."""
-    return np.asarray(weight / weight.mean(-1, keepdims=True))
-
-
 def check_signal(total: Floats) -> None:
     """Raise where background and fakes leave nothing of the data, in any network (networks,)."""
     bad = np.flatnonzero(~(total > 0))
@@ -82,14 +77,22 @@ def check_factors(what: str, values: Floats, kind: str) -> None:
                          f"{np.flatnonzero(bad.any(1))[:5].tolist()}")  # fmt: skip
 
 
-def warn_of_shared_keys(data: Events, background: Events | None, simulation: Events, group: str | None) -> None:
-    """Bootstraps take equal ids for the same event: say so where two samples share some."""
+def warn_of_shared_keys(
+    data: Events, background: Events | None, simulation: Events, group: str | None, *, what: str = "bootstrap",
+    effect: str = "whose multiplicities are equal in each replica",
+) -> None:  # fmt: skip
+    """Equal ids are taken for the same event: say so where two samples share some, and what comes of it."""
     named = {"data": data, "background": background, "simulation": simulation}
     keys = {name: key_of(events, group) for name, events in named.items() if events is not None}
     for one, other in itertools.combinations(keys, 2):
         shared = len(np.intersect1d(keys[one], keys[other]))
         if shared:
-            _log.warning(
-                "bootstrap: %s and %s share %d ids (or groups), whose multiplicities are equal in each replica; give "
-                "ids of their own to events that are not the same", one, other, shared,
-            )  # fmt: skip
+            _log.warning("%s: %s and %s share %d ids (or groups), %s; give ids of their own to events that are not the "
+                         "same", what, one, other, shared, effect)  # fmt: skip
+
+
+def check_counts(*, least: int = 1, **counts: object) -> None:
+    """Raise ``ValueError`` where one of ``counts``, by name, is no whole number of at least ``least``."""
+    for name, count in counts.items():
+        if not isinstance(count, int | np.integer) or count < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}, found {count!r}")

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from ...events import Events, flag
+from ...tasks import TaskError
 from ..binning import Binning, BinningLike
 from ..measured import Counts
 from ..response import Response
@@ -103,13 +104,25 @@ def check(
                                unfold=unfold if toys else None, toys=toys, seed=seed, executor=executor,
                                progress=progress))  # fmt: skip
     if toys:
-        runs = pseudo_experiments(unfold, response, next(iter(truths.values()), own), toys=toys, background=background,
-                                  covariance=covariance, fakes=spectrum.settings.get("fakes", "subtract"),
-                                  seed=seed + 1, executor=executor, progress=progress)  # fmt: skip
-        found += coverage(runs, level=t.level, tolerance=t.coverage)
+        found += _toy_coverage(unfold, response, next(iter(truths.values()), own), t, toys=toys, background=background,
+                               covariance=covariance, fakes=spectrum.settings.get("fakes", "subtract"),
+                               seed=seed + 1, executor=executor, progress=progress)  # fmt: skip
     else:
         found.append(left_out("coverage", "toys="))
     return Checks((*found, *_movements(spectrum, priors or {}, iterations, t)))
+
+
+def _toy_coverage(
+    unfold: Unfold, response: Response, truth: ArrayLike, t: Thresholds, *, toys: int, background: Counts,
+    covariance: ArrayLike | None, fakes: str, seed: int, executor: Executor | None, progress: bool,
+) -> tuple[Check, ...]:  # fmt: skip
+    """Of pseudo-experiments; no verdict where none can be unfolded, as that is no reason to keep the other checks."""
+    try:
+        runs = pseudo_experiments(unfold, response, truth, toys=toys, background=background, covariance=covariance,
+                                  fakes=fakes, seed=seed, executor=executor, progress=progress)  # fmt: skip
+    except TaskError as error:
+        return (Check("coverage", None, np.nan, t.level, f"not done; {error}"),)
+    return coverage(runs, level=t.level, tolerance=t.coverage)
 
 
 def check_events(
@@ -119,6 +132,7 @@ def check_events(
     pseudo_experiments: tuple[Sequence[Unfolded | Spectrum], ArrayLike] | None = None,
     priors: Mapping[str, Unfolded] | None = None, network: Network | Trees | None = None,
     training: Training | None = None, group: str | None = None, seed: int = 0, thresholds: Thresholds = USUAL,
+    folded: Unfolded | None = None,
 ) -> Checks:  # fmt: skip
     """All checks of an unbinned result; those that lack an input are listed without a verdict.
 
@@ -130,8 +144,10 @@ def check_events(
         As they were unfolded.
     truth, reco:
         Bins in which truth and reco are compared.
-    features, network, training, group:
+    features, network, training:
         Of the two-sample test.
+    group:
+        Integer column of copies of one event, which fluctuate together in reco; None for that of the result.
     closed:
         The simulation unfolded as data: its ``pass_reco`` events, by the same simulation.
     pseudo_data:
@@ -145,6 +161,9 @@ def check_events(
         which the simulation's statistics are part of.
     priors:
         By name, the same data unfolded by another simulation.
+    folded:
+        The result with the weights of what is reconstructed, for the two comparisons in reco, where they are not the
+        truth's, as nuisances of the detector were fitted; None for the same.
 
     Uncertainties are those of the replicas, or of the members alone where there are none.
 
@@ -154,11 +173,15 @@ def check_events(
         where there are neither replicas nor members, and as the checks one by one.
     """
     t = thresholds
+    if folded is None and "nuisances" in unfolded.settings:
+        raise ValueError("check: expected the check() of the profiled result, or folded=, found weights of the truth "
+                         "alone, which leave the simulation with the detector before the fit")  # fmt: skip
+    seen = unfolded if folded is None else folded
     of_events = [
         effective_size(unfolded, least=t.effective_size),
-        two_sample(unfolded, data, features, background=background, level=t.level, network=network, training=training,
+        two_sample(seen, data, features, background=background, level=t.level, network=network, training=training,
                    group=group, seed=seed),
-        reweighted_chi2(unfolded, data, reco, background=background, level=t.level),
+        reweighted_chi2(seen, data, reco, background=background, level=t.level, group=group),
     ]  # fmt: skip
     known = unfolded.with_data(data, background)
     results = _Results(Binning.of(truth), known, dict(pseudo_data or {}), dict(priors or {}), t)
@@ -248,7 +271,10 @@ class _Results:
         return [*found, *_movements(spectrum, {n: r.spectrum(self.binning) for n, r in self.priors.items()}, steps, t)]
 
     def _closure(self, spectrum: Spectrum, closed: Spectrum, own: Floats) -> Check:
-        there = spectrum.uncertainty * np.abs(own / spectrum.values)  # as relative, in the simulation's exposure
+        # as relative, in the simulation's exposure; a bin where nothing was unfolded has to stay empty
+        values = np.abs(spectrum.values)
+        share = np.divide(spectrum.uncertainty, values, out=np.zeros_like(values), where=values > 0)
+        there = share * np.abs(own)
         return closure(closed, own, sigma=there, most=self.thresholds.closure_of_events)
 
     def _coverage(

@@ -15,9 +15,9 @@ from ... import metrics, tasks
 from ..measured import Counts, Measured, contents
 from ..response import Response
 from ..spectrum import Spectrum, Unfold, quadratic_form
-from .verdicts import USUAL, Check
+from .verdicts import MOST_FAILED, USUAL, Check
 
-__all__ = ["Fold", "bottom_line", "refolded_chi2"]
+__all__ = ["Fold", "Toys", "bottom_line", "refolded_chi2"]
 
 Floats = NDArray[np.float64]
 
@@ -94,9 +94,10 @@ def refolded_chi2(
         With it p is by ``toys``: counts about P u, or Gaussian with V, unfolded in the same way, which takes the
         freedom of the fit into account.  Where no toy is as far, p is the tail of the gamma distribution with the toys'
         mean and variance, if that is smaller.  Toys share a mistake of ``unfold``, and have chi-squared as large as the
-        data then: p is no larger than that of R degrees of freedom, which no right answer exceeds.  Without ``unfold``
-        p is from chi-squared with R - tr(A_C) degrees of freedom, R - T without A_C: exact for least squares, an
-        approximation otherwise.
+        data then: p is no larger than that of R degrees of freedom, which no right answer exceeds.  Toys that
+        ``unfold`` cannot do are left out and counted; above 3% of them only R degrees of freedom can fail the answer,
+        and else there is no verdict.  Without ``unfold`` p is from chi-squared with R - tr(A_C) degrees of freedom,
+        R - T without A_C: exact for least squares, an approximation otherwise.
 
     Raises
     ------
@@ -108,11 +109,13 @@ def refolded_chi2(
     kept = len(spectrum.values) if spectrum.smearing is None else float(np.trace(spectrum.smearing))
     dof = response.reco.size - kept
     if unfold is not None:
-        by_toys = _toy_p_value(chi2, fold, spectrum.values, unfold, toys, seed, executor, progress)
-        p = min(by_toys, float(stats.chi2.sf(chi2, response.reco.size)))
-        words = (f"chi2 {chi2:.3g} of {response.reco.size} reco bins, p = {p:.2g}, {by_toys:.2g} by {toys} toys (level "
-                 f"{level:g})")  # fmt: skip
-        return Check("refolded chi2", p > level, p, level, words)
+        found = _thrown_chi2(fold, spectrum.values, unfold, toys, seed, executor, progress)
+        most = float(stats.chi2.sf(chi2, fold.bins))
+        by_toys = _toy_p_value(chi2, found.values.get("value", np.empty(0)))
+        p = min(by_toys, most)
+        words = (f"chi2 {chi2:.3g} of {fold.bins} reco bins, p = {p:.2g}, {by_toys:.2g} by {found.done} toys (level "
+                 f"{level:g}){found.words}")  # fmt: skip
+        return Check("refolded chi2", None if most > level and found.too_few else p > level, p, level, words)
     if dof < 0.5:
         return Check("refolded chi2", None, chi2, level, f"chi2 {chi2:.3g}, no degrees of freedom are left")
     p = float(stats.chi2.sf(chi2, dof))
@@ -120,21 +123,54 @@ def refolded_chi2(
     return Check("refolded chi2", p > level, p, level, words)
 
 
-def _toy_p_value(
-    chi2: float, fold: Fold, truth: Floats, unfold: Unfold, toys: int, seed: int, executor: Executor | None,
-    progress: bool,
-) -> float:  # fmt: skip
+def _thrown_chi2(
+    fold: Fold, truth: Floats, unfold: Unfold, toys: int, seed: int, executor: Executor | None, progress: bool
+) -> Toys:
     def toy(_: object, rng: np.random.Generator) -> float:
         thrown = fold.thrown(truth, rng)
         return fold.chi2(thrown, unfold(thrown, fold.response).values)
 
-    found = tasks.run(toy, toys, seed=seed, executor=executor, name="refolded chi2", progress=progress)
-    thrown = np.asarray(found.stacked()["value"], np.float64)
-    p = float((1 + (thrown >= chi2).sum()) / (1 + toys))
-    if (thrown >= chi2).any() or not thrown.var() > 0:
+    return Toys.of(tasks.run(toy, toys, seed=seed, executor=executor, name="refolded chi2", errors="record",
+                             progress=progress))  # fmt: skip
+
+
+def _toy_p_value(chi2: float, thrown: Floats) -> float:
+    """Of the chi-squared of toys (N,)."""
+    p = float((1 + (thrown >= chi2).sum()) / (1 + len(thrown)))
+    if len(thrown) < 2 or (thrown >= chi2).any() or not thrown.var() > 0:
         return p
     scale = thrown.var() / thrown.mean()
     return min(p, float(stats.gamma.sf(chi2, thrown.mean() / scale, scale=scale)))
+
+
+@dataclass(frozen=True, eq=False)
+class Toys:
+    """Arrays (N, ...) of the toys that were unfolded, the number of those that were not, and why the first was not."""
+
+    values: dict[str, Floats]
+    done: int
+    failed: int
+    first: str
+
+    @classmethod
+    def of(cls, run: tasks.Results) -> Toys:
+        """With the failures that it recorded."""
+        values = run.stacked(skip_failures=True) if len(run.done) else {}
+        first = run.failures[0].message if run.failures else ""
+        return cls(values, len(run.done), len(run.failures), first)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether more failed than a verdict allows."""
+        return self.failed > MOST_FAILED * (self.done + self.failed)
+
+    @property
+    def words(self) -> str:
+        """About the failures, to be added to what is said of the others."""
+        if not self.failed:
+            return ""
+        verdict = f", and more than {MOST_FAILED:.0%} give no verdict" if self.too_few else ""
+        return f"; {self.failed} of {self.done + self.failed} toys failed ({self.first}){verdict}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +205,11 @@ class Fold:
         given = None if covariance is None else np.asarray(covariance, np.float64)
         matrix = np.diag(given) if given is not None and given.ndim == 1 else given
         return cls(response, own, rule == "scale", matrix)
+
+    @property
+    def bins(self) -> int:
+        """R."""
+        return self.response.reco.size
 
     def expected(self, truth: ArrayLike) -> Floats:
         """(R,)."""

@@ -16,7 +16,7 @@ from ..binning import Binning
 from ..measured import Counts
 from ..response import Response, reference_of
 from ..spectrum import Spectrum, Unfold
-from .forward import Fold
+from .forward import Fold, Toys
 from .verdicts import USUAL, Check, over
 
 __all__ = ["PseudoExperiments", "coverage", "of_spectra", "pseudo_experiments"]
@@ -37,6 +37,9 @@ class PseudoExperiments:
         Of the intervals u +- z sigma that are counted.
     target:
         What ``smeared`` is, in words.
+    failures:
+        What is to be said of those that could not be unfolded, which are not among the N; and ``too_few``, whether they
+        are more than a verdict allows.
     """
 
     binning: Binning
@@ -46,6 +49,8 @@ class PseudoExperiments:
     sigma: Floats
     cl: float
     target: str = "A_C x truth"
+    failures: str = ""
+    too_few: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -109,7 +114,9 @@ def pseudo_experiments(
     Raises
     ------
     ValueError
-        for a truth of other bins or not positive, fewer than 2 toys; ``TaskError`` where ``unfold`` fails.
+        for a truth of other bins or not positive, fewer than 2 toys.
+    TaskError
+        where ``unfold`` fails for all toys but one; of fewer failures the result keeps count.
 
     >>> from nuinfer import Events
     >>> from nuinfer.unfolding import tikhonov
@@ -133,10 +140,17 @@ def pseudo_experiments(
         return {"values": found.values, "smeared": found.smear(model), "sigma": np.sqrt(variance)}
 
     run = tasks.run(
-        toy, toys, seed=seed, executor=executor, checkpoint=checkpoint, name="pseudo-experiments", progress=progress
+        toy, toys, seed=seed, executor=executor, checkpoint=checkpoint, name="pseudo-experiments", errors="record",
+        progress=progress,
+    )  # fmt: skip
+    each = Toys.of(run)
+    if each.done < 2:
+        raise tasks.TaskError(f"pseudo-experiments: expected at least 2 that can be unfolded, found "
+                              f"{each.done}{each.words}")  # fmt: skip
+    values, smeared, sigma = (each.values[name] for name in ("values", "smeared", "sigma"))
+    return PseudoExperiments(
+        response.truth, model, values, smeared, sigma, cl, failures=each.words, too_few=each.too_few
     )
-    each = run.stacked()
-    return PseudoExperiments(response.truth, model, each["values"], each["smeared"], each["sigma"], cl)
 
 
 def of_spectra(
@@ -182,7 +196,8 @@ def coverage(
     """Two checks: the coverage of A_C x truth in each bin, with its binomial p-value; and that of the truth, no bar.
 
     The smallest p-value of B bins counts B times.  It fails where that is below the level, and the coverage further
-    than ``tolerance`` from nominal, on either side; with ``wide``, below it only.
+    than ``tolerance`` from nominal, on either side; with ``wide``, below it only.  There is no verdict where more than
+    3% of the pseudo-experiments could not be unfolded.
     """
     counts, bins = np.rint(found.covered * len(found)).astype(int), found.binning.size
     side = "less" if wide else "two-sided"
@@ -193,12 +208,13 @@ def coverage(
     width = found.pulls.std(0)
     words = (f"{len(found)} pseudo-experiments, of {found.target} at {found.cl:.3g}: {value:.3f} +- {error:.3f} in bin "
              f"{k} ({found.binning.label(k)}), p = {p:.2g} of {bins} bins (level {level:g}); mean "
-             f"{found.covered.mean():.3f}, widths of pulls {width.min():.3g} to {width.max():.3g}")  # fmt: skip
+             f"{found.covered.mean():.3f}, widths of pulls {width.min():.3g} to {width.max():.3g}"
+             f"{found.failures}")  # fmt: skip
     low = int(np.argmin(found.truth_covered))
     itself = (f"mean {found.truth_covered.mean():.3f}, down to {found.truth_covered[low]:.3f} in bin {low} "
               f"({found.binning.label(low)}), where bias/sigma is {found.bias[low]:+.2g}; largest |bias|/sigma "
               f"{np.abs(found.bias).max():.2g}")  # fmt: skip
     return (
-        Check("coverage", p > level or not bool(away[k]), p, level, words),
+        Check("coverage", None if found.too_few else p > level or not bool(away[k]), p, level, words),
         Check("coverage of the truth itself", None, float(found.truth_covered.mean()), found.cl, itself),
     )

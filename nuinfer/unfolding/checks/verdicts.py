@@ -57,6 +57,9 @@ class Thresholds:
 #: The defaults.
 USUAL = Thresholds()
 
+#: The largest share of toys that may fail: those that are left are no fair sample, and coverage is off by up to it.
+MOST_FAILED = 0.03
+
 
 @dataclass(frozen=True)
 class Check(Record):

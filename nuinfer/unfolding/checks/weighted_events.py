@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import sparse, special, stats
 
 from ... import metrics
 from ...events import Events, flag
 from ..binning import Binning, BinningLike
 from ..measured import contents
+from ..samples import key_of
 from ..spectrum import Spectrum, quadratic_form, whitening
 from .verdicts import USUAL, Check, largest, left_out, over
 
@@ -69,6 +70,13 @@ def two_sample(
     The AUC out of fold against its deviation for equal samples.  The weights were learned from the same data, so that p
     leans towards 1: a small one says more than its number.
 
+    Parameters
+    ----------
+    group:
+        Integer column whose equal values are copies of one event, as detector throws are; None for the result's.  Data
+        and background without it go by their ids.  Copies stay in one fold, and the deviation is that of as many events
+        as there are effective groups: an upper bound, reached where the copies of an event all look the same.
+
     Raises
     ------
     KeyError, ValueError
@@ -77,46 +85,80 @@ def two_sample(
     from ...features import Features  # torch, which checks in bins do without
     from ...ratio import two_sample_test
 
-    features = Features.of(features)
-    own = [*features.columns, *([] if group is None else [group])]
-    seen = data.select(flag(data, "pass_reco"))
-    expected = _reco(unfolded).keep(own)
-    if background is not None:
-        expected = Events.concat([expected, background.select(flag(background, "pass_reco")).keep(own)])
+    features, group = Features.of(features), _group_of(unfolded, group)
+    samples = [data, _with_mean(unfolded)] + ([] if background is None else [background])
+    seen, *others = (_seen(events, features, group) for events in samples)
+    expected = Events.concat(others)
     test = two_sample_test(
         seen, expected, features, network=network, training=training, group=group, seed=seed, progress=False
     ).auc
-    p = float(special.ndtr(-test.z))
-    words = f"AUC {test.value:.4f} +- {test.null_sd:.4f} (equal: 0.5), p = {p:.2g} (level {level:g})"
+    sd = test.null_sd * _of_copies(seen, expected, group)
+    p = float(special.ndtr((0.5 - test.value) / sd))
+    words = f"AUC {test.value:.4f} +- {sd:.4f} (equal: 0.5), p = {p:.2g} (level {level:g})"
     return Check("two-sample test", p > level, p, level, words)
+
+
+def _group_of(unfolded: Unfolded, group: str | None) -> str | None:
+    """The column given, or the result's; ``KeyError`` for a simulation without it."""
+    found = unfolded.group if group is None else group
+    unfolded.simulation.key(found)
+    return found
+
+
+def _seen(events: Events, features: Features, group: str | None) -> Events:
+    """What the two-sample test needs of the reconstructed events; those without the group's column go by their ids."""
+    found = events.select(flag(events, "pass_reco"))
+    key = {} if group is None else {group: key_of(found, group)}
+    return found.keep(features.columns).with_columns(key)
+
+
+def _of_copies(one: Events, other: Events, group: str | None) -> float:
+    """How much wider a difference of two means is at most, because copies of one event fluctuate together."""
+    weights = [(e.weight, np.bincount(_numbers(e, group), e.weight)) for e in (one, other)]
+    single, joint = (sum(1 / float(metrics.effective_size(w[k])) for w in weights) for k in (0, 1))
+    return float(np.sqrt(joint / single))
+
+
+def _numbers(events: Events, group: str | None) -> NDArray[np.int64]:
+    """For each row (N,) the number of its event, from 0: copies have the same."""
+    return np.asarray(np.unique(key_of(events, group), return_inverse=True)[1], np.int64)
 
 
 def reweighted_chi2(
     unfolded: Unfolded, data: Events, bins: BinningLike, *, background: Events | None = None,
-    level: float = USUAL.level,
+    level: float = USUAL.level, group: str | None = None,
 ) -> Check:  # fmt: skip
     """The weighted simulation (with its fakes) and background against the data, in reco bins.
 
-    Variances are sums of squared weights of all of them, and R bins count as R degrees of freedom although the weights
-    were learned from the same data: p leans towards 1, and a small one says more than its number.
+    Covariances are sums of squares of what the events contribute to the bins, copies of one event (equal ``group`` or
+    id, as in `two_sample`) added up first.  R bins count as R degrees of freedom although the weights were learned from
+    the same data: p leans towards 1, and a small one says more than its number.
     """
-    binning = Binning.of(bins)
-    parts = [data.select(flag(data, "pass_reco")), _reco(unfolded)]
-    parts += [] if background is None else [background.select(flag(background, "pass_reco"))]
-    filled = [binning.fill(events) for events in parts]
-    difference = filled[0][0] - sum(values for values, _ in filled[1:])
-    variance = np.asarray(sum(v for _, v in filled))
-    chi2, dof = quadratic_form(difference, np.diag(variance))
+    binning, group = Binning.of(bins), _group_of(unfolded, group)
+    samples = [data, _with_mean(unfolded)] + ([] if background is None else [background])
+    filled = [_filled(events.select(flag(events, "pass_reco")), binning, group) for events in samples]
+    difference = filled[0][0] - np.asarray(sum(values for values, _ in filled[1:]))
+    covariance = np.asarray(sum(c for _, c in filled))
+    chi2, dof = quadratic_form(difference, covariance)
     p = float(stats.chi2.sf(chi2, dof))
-    worst, where = largest(over(difference, np.sqrt(variance)), binning)
+    worst, where = largest(over(difference, np.sqrt(np.diag(covariance))), binning)
     words = f"chi2 {chi2:.3g} for {dof} bins, p = {p:.2g} (level {level:g}); largest pull {worst:.2g}, {where}"
     return Check("refolded chi2", p > level, p, level, words)
 
 
-def _reco(unfolded: Unfolded) -> Events:
-    """Reconstructed events with the mean weight of the members."""
-    own = unfolded.simulation
-    return own.with_weight(own.weight * unfolded.weights.mean(0)).select(flag(own, "pass_reco"))
+def _filled(events: Events, binning: Binning, group: str | None) -> tuple[Floats, Floats]:
+    """Contents (R,) and their covariance (R, R), to which an event contributes all its copies at once."""
+    index = binning.index(events)
+    inside = np.flatnonzero(index >= 0)
+    event = _numbers(events, group)[inside]
+    shape = (len(events), binning.size)
+    each = sparse.csr_array((events.weight[inside], (event, index[inside])), shape=shape)
+    return np.asarray(each.sum(0), np.float64).reshape(-1), np.asarray((each.T @ each).toarray(), np.float64)
+
+
+def _with_mean(unfolded: Unfolded) -> Events:
+    """The simulation with the mean weight of the members."""
+    return unfolded.simulation.with_weight(unfolded.simulation.weight * unfolded.weights.mean(0))
 
 
 # -- the bottom line ---------------------------------------------------------------------------------------------------
@@ -214,12 +256,14 @@ def _bottom_line(points: Mapping[str, _Point], c: Floats, replicas: int, toleran
         error = float(np.sqrt(squares + 2 * after**2 / (replicas - p)))
         found.append(((after - (1 + tolerance) * before) / max(error, 1e-300), one, other, after, before, error))
     excess, one, other, after, before, error = max(found)
-    unit = max(before, 1e-300)
-    words = (f"chi2 between {one} and {other} after unfolding is {after / unit:.3g} +- {error / unit:.2g} times that "
-             f"before, the most telling of {len(found)} pairs; at most {1 + tolerance:g} within 3 errors")  # fmt: skip
+    ratio = after / before if before > 1e-9 else np.nan
+    found_words = (f"{ratio:.3g} +- {error / before:.2g} times that before" if before > 1e-9 else
+                   f"{after:.3g} +- {error:.2g}, and there is no difference before")  # fmt: skip
+    words = (f"chi2 between {one} and {other} after unfolding is {found_words}, the most telling of {len(found)} "
+             f"pairs; at most {1 + tolerance:g} within 3 errors")  # fmt: skip
     passed: bool | None = excess <= 3
     if not passed and not known:
         passed, words = None, f"{words}; the noise of a single member is not known: unfold with members= above 1"
     elif not passed:
         words += "; is the covariance too small?"
-    return Check("bottom line", passed, after / unit, 1 + tolerance, words)
+    return Check("bottom line", passed, ratio, 1 + tolerance, words)

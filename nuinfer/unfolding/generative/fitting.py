@@ -56,9 +56,9 @@ from ...ensemble import Ensemble, Fitted, fit_networks
 from ...events import Events, flag, positive_total
 from ...features import Features, Inputs
 from ...nets import MLP, DeepSet, Network, Transformer
-from ...resample import Resample
+from ...resample import Resample, mean_one
 from ...train import Draw, Drawn, History, Training, digest
-from ..samples import Rows, check_signal, key_of, mean_one, reconstructed, warn_of_shared_keys
+from ..samples import Rows, check_counts, check_signal, key_of, reconstructed, warn_of_shared_keys
 from .result import GenerativeIteration, GenerativeUnfolding
 from .truth_functions import TruthFunction, classifier_of, part_of, standardised
 
@@ -459,12 +459,10 @@ def _purity(sample: _Sample, fit: _Fit, columns: TrainingRows) -> Floats:
     return np.asarray(special.expit(fitted.log(reco.tensors(sample.observed)) + odds[:, None]))
 
 
-def _check(fakes: str, outside: float, **counts: int) -> None:
+def _check(fakes: str, outside: float, bootstrap: int, **counts: int) -> None:
     if fakes not in ("subtract", "scale"):
         raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
     if not 0 <= outside <= 1:
         raise ValueError(f"outside: expected a share from 0 to 1, found {outside!r}")
-    for name, count in counts.items():
-        least = 0 if name == "bootstrap" else 1
-        if not isinstance(count, int | np.integer) or count < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, found {count!r}")
+    check_counts(bootstrap=bootstrap, least=0)
+    check_counts(**counts)

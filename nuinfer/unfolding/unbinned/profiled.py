@@ -36,8 +36,14 @@ the likelihood of the rate, -\int nu f a dx, Q's second sum is that of log W - l
 E[omega | x] / a(x; theta_{k+1}); again both are the exact maximum.  A learned W is not quite normalised: the ratio of x
 alone, learned in the same way, is its a.
 
-**Bootstraps** fluctuate the data, the simulation and the constraints' outcomes, as an experiment does: the spread of
-their nuisances is the uncertainty that data and constraint leave together, and the covariance of spectra contains it.
+Ratios that are learned from reconstructed events are of densities: W and a both lack the factor of the mean efficiency
+at theta over that at theta_0.  It cancels in Q, as Z has it too, but nu / a would have a wrong yield.  ``efficiency``
+puts it in; no ratio can tell it.  A learned W without a takes theta to leave the efficiency as it is at each x, and its
+mean, which is 1 in any case, cannot show that it does not.
+
+**Bootstraps** fluctuate the data, the simulation and the constraints' outcomes, as an experiment does, and start at
+their own centres: the spread of their nuisances is the uncertainty that data and constraint leave together, and the
+covariance of spectra contains it.
 
 Sources: Zhu, Desai, Kuusela, Mikuni, Nachman, Wasserman, arXiv 2409.10421 and 2512.07074 (the method; their code weighs
 the third step by nu_{k+1}, and the constraint against the mean of the data instead of their sum); Dempster, Laird,
@@ -51,14 +57,14 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ... import ensemble, hashing, losses, store
@@ -82,6 +88,9 @@ from .result import Unfolded
 from .reweighting import TRAINING, check_counts, prepared
 from .steps import Fit, Run
 
+if TYPE_CHECKING:
+    from ..checks import Checks, Thresholds
+
 __all__ = ["Profiled", "profiled_omnifold"]
 
 _log = logging.getLogger("nuinfer")
@@ -90,11 +99,14 @@ Floats = NDArray[np.float64]
 Limits = tuple[float | None, float | None]
 #: W(events, theta) in torch, theta (T, P) -> (T, N), or a learned ratio.
 Response = WeightFunction | ParametrisedRatio
+#: The mean efficiency at theta, by name, over that at theta_0.
+Efficiency = Callable[[Mapping[str, float]], float]
 
 _Slopes = Callable[[Floats], tuple[Floats, Floats]]
 
 _PIECE = 1 << 16  # events in one evaluation of W
-_EDGE = 1e-3  # of the way between two limits: so near to one a nuisance is at it
+# of the way between two limits, else of the constraint's width, else of the way moved: so near a nuisance is at a limit
+_EDGE = 1e-3
 _MEAN = 0.05  # so far from 1 may the mean of W be
 
 
@@ -105,7 +117,7 @@ class Profiled:
     Attributes
     ----------
     unfolded:
-        Weights of the truth, nu alone: they do not contain W.
+        Weights of the truth, nu alone: they do not contain W, so that its own `check` refuses; there is one here.
     names:
         Of the P nuisances.
     trajectory:
@@ -164,6 +176,43 @@ class Profiled:
         """As `Unfolded.spectrum`: its statistical covariance contains the nuisances."""
         return self.unfolded.spectrum(bins, iteration=iteration, reconstructed=reconstructed)
 
+    def check(
+        self, *, truth: BinningLike, reco: BinningLike, features: Features | list[str] | None = None,
+        closed: Profiled | Unfolded | None = None,
+        pseudo_data: Mapping[str, tuple[Profiled | Unfolded, ArrayLike]] | None = None,
+        pseudo_experiments: tuple[Sequence[Profiled | Unfolded | Spectrum], ArrayLike] | None = None,
+        priors: Mapping[str, Profiled | Unfolded] | None = None, network: Network | Trees | None = None,
+        training: Training | None = None, seed: int = 0, data: Events | None = None,
+        background: Events | None = None, thresholds: Thresholds | None = None,
+    ) -> Checks:  # fmt: skip
+        """As `Unfolded.check`, with the data in reco beside the simulation weighted by `folded`, nu W.
+
+        Others may be profiled too.
+
+        Raises
+        ------
+        ValueError
+            without data where the result does not know them, as one that was loaded; and as the checks.
+        """
+        from ..checks import Thresholds, check_events
+
+        known = self.unfolded if data is None else self.unfolded.with_data(data, background)
+        if known.seen is None or (data is None and background is not None):
+            raise ValueError("check: expected data=, and background= where there is any: a result that was loaded does "
+                             "not know them; or neither of one that does")  # fmt: skip
+        experiments = None if pseudo_experiments is None else (
+            [run if isinstance(run, Spectrum) else _plain(run) for run in pseudo_experiments[0]], pseudo_experiments[1]
+        )  # fmt: skip
+        return check_events(
+            known, known.seen[0], folded=replace(known, weights=self.folded), background=known.seen[1], truth=truth,
+            reco=reco, features=Features.from_json(known.settings["reco"]) if features is None else features,
+            closed=None if closed is None else _plain(closed), pseudo_experiments=experiments, network=network,
+            training=training, seed=seed,
+            pseudo_data={name: (_plain(run), own) for name, (run, own) in (pseudo_data or {}).items()},
+            priors={name: _plain(run) for name, run in (priors or {}).items()}, group=known.group,
+            thresholds=thresholds or Thresholds(),
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         errors = self.errors if len(self.nuisance_replicas) > 1 else {}
         moved = ", ".join(
@@ -196,6 +245,11 @@ class Profiled:
         return cls(unfolded, tuple(spec["names"]), *own)
 
 
+def _plain(run: Profiled | Unfolded) -> Unfolded:
+    """The truth's weights of a profiled result; others as they are."""
+    return run.unfolded if isinstance(run, Profiled) else run
+
+
 def profiled_omnifold(
     data: Events,
     simulation: Events,
@@ -208,6 +262,7 @@ def profiled_omnifold(
     start: Mapping[str, float] | None = None,
     limits: Mapping[str, Limits] | None = None,
     acceptance: Response | None = None,
+    efficiency: Efficiency | None = None,
     background: Events | None = None,
     misses: Literal["conditional", "prior"] = "conditional",
     fakes: Literal["subtract", "scale"] = "subtract",
@@ -241,14 +296,21 @@ def profiled_omnifold(
     nominal:
         theta_0 of the simulation.
     start:
-        Before the first iteration; by default the constraints' centres, and ``nominal`` without one.
+        Before the first iteration, for all networks; by default the constraints' centres, of bootstraps those of their
+        own outcomes (or the limit before them), and ``nominal`` without one.
     limits:
-        (lower, upper) of nuisances, None for none.  A ratio's range in training is always one.
+        (lower, upper) of nuisances, None for none.  What is common to the ratios' ranges in training is always one.
     acceptance:
         a(x; theta) = E[W | x] over reconstructed events, in the same forms; None for 1.  A mean of W that is not 1
         without it is told to the log.  With it the weights times a, summed over ``pass_reco``, are the data's yield.
-    background, misses, fakes, members, group, network, loss, validation, training, seed, device, checkpoint, progress:
+    efficiency:
+        Beside an acceptance, where it or the response is learned, as ratios carry no rate: ``efficiency(theta)``, theta
+        by name, is the fraction of the simulated truth that is reconstructed at theta over that at ``nominal``;
+        ``lambda theta: 1.0`` where theta does not change it.
+    background, misses, members, group, network, loss, validation, training, seed, device, checkpoint, progress:
         As in `omnifold`.
+    fakes:
+        As in `omnifold`; "scale", which is by the simulation as it is, for a start at ``nominal`` only.
     iterations:
         Nuisances take more than the truth alone: look at ``trajectory``.
     bootstrap:
@@ -262,7 +324,8 @@ def profiled_omnifold(
     ------
     ValueError
         for a response that is not positive and finite, not 1 at ``nominal``, or does not depend on a nuisance without
-        constraint; values outside of the limits; constraints of other nuisances; and as `omnifold`.
+        constraint; values outside of the limits; constraints of other nuisances; an efficiency missing, or given where
+        nothing is learned; scaled fakes with another start than ``nominal``; and as `omnifold`.
     KeyError
         for names that do not match; ``TypeError`` for other constraints, or a ratio without a gradient.
     NotConverged
@@ -282,7 +345,7 @@ def profiled_omnifold(
     True
     """
     check_counts(iterations, members, bootstrap)
-    model = _model(response, acceptance, nuisances, nominal, start, limits)
+    model = _model(response, acceptance, efficiency, nuisances, nominal, start, limits)
     _check_misses(acceptance, misses)
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
@@ -298,7 +361,8 @@ def profiled_omnifold(
         "truth": run.truth.to_json(), "network": ensemble.spec_of(network), "nuisances": list(model.names),
     }  # fmt: skip
     weights = run.full_weights(0, members), run.replicas(None)
-    return run.result(Unfolded(simulation, *weights, tuple(steps), seed, group, settings))
+    found = Unfolded(simulation, *weights, tuple(steps), seed, group, settings)
+    return run.result(found.with_data(data, background))
 
 
 class _ProfiledRun(Run):
@@ -317,9 +381,19 @@ class _ProfiledRun(Run):
         self.constraints = [model.constraints] * plain + [
             model.fluctuated(resample.seed, replica) for replica in range(networks - plain)
         ]
-        theta = np.tile(model.start, (networks, 1))
+        theta = np.stack([model.started(own) for own in self.constraints])
+        self._check_fakes(theta)
         self.trajectory = [theta]
-        self.factor = np.tile(np.exp(self.response(model.start)), (networks, 1))  # W (networks, signal)
+        self.factor = np.exp([self.response(each) for each in theta])  # W (networks, signal)
+
+    def _check_fakes(self, start: Floats) -> None:
+        """Scaled fakes are D / S_0, and their part of the data is the purity of S_0: no step learns another start's."""
+        away = start[(start != self.model.nominal).any(1)]
+        if self.fakes == "scale" and len(self.sample.rows.fakes) and len(away):
+            names, nominal = self.model.names, self.model.nominal
+            raise ValueError(f"fakes='scale': expected a start at nominal, {shown(names, nominal)}, found "
+                             f"{shown(names, away[0])}; give start= as nominal (bootstraps start at their own centres "
+                             f"without it), or fakes='subtract'")  # fmt: skip
 
     @property
     def present(self) -> Floats:
@@ -382,10 +456,12 @@ class _ProfiledRun(Run):
     def warn(self) -> None:
         """Log nuisances that end at a limit, and a response that is not normalised."""
         names, theta = self.model.names, self.trajectory[-1][: self.fit.resample.plain]
-        for name, value, (low, high) in zip(names, theta.T, self.model.limits, strict=True):
+        widths = {name: width for own in self.model.constraints for name, width in own.width.items()}
+        moved = np.abs(theta - self.model.start)
+        for name, value, way, (low, high) in zip(names, theta.T, moved.T, self.model.limits, strict=True):
             ends = [end for end in (low, high) if end is not None]
-            scale = ends[1] - ends[0] if len(ends) == 2 else 1.0
-            if any((np.abs(value - end) < _EDGE * scale).any() for end in ends):
+            scale = ends[1] - ends[0] if len(ends) == 2 else widths.get(name, way)
+            if any((np.abs(value - end) <= _EDGE * scale).any() for end in ends):
                 _log.warning("nuisance %r ends at a limit, %s: widen limits=, or learn the response in a wider range",
                              name, [round(float(v), 6) for v in value])  # fmt: skip
         own = self._counts(self.nu[:, self.sample.rows.signal])[: len(theta)]
@@ -468,10 +544,13 @@ class _LogFunction(_Log):
 
 
 class _LogRatio(_Log):
-    """Of a learned ratio, over that at the simulation's theta."""
+    """Of a learned ratio, over that at the simulation's theta, times the efficiency's, which densities do not have."""
 
-    def __init__(self, ratio: ParametrisedRatio, events: Events, names: tuple[str, ...], nominal: Floats) -> None:
-        self.ratio, self.events, self.names = ratio, events, names
+    def __init__(
+        self, ratio: ParametrisedRatio, events: Events, names: tuple[str, ...], nominal: Floats,
+        efficiency: Efficiency | None,
+    ) -> None:  # fmt: skip
+        self.ratio, self.events, self.names, self.efficiency = ratio, events, names, efficiency
         self.order = [ratio.names.index(name) for name in names]
         self.own = ratio.log(events, self._named(nominal))
 
@@ -479,9 +558,18 @@ class _LogRatio(_Log):
         return dict(zip(self.names, theta.tolist(), strict=True))
 
     def __call__(self, theta: Floats) -> Floats:
-        return self.ratio.log(self.events, self._named(theta)) - self.own
+        return self.ratio.log(self.events, self._named(theta)) - self.own + self._log_rate(theta)
+
+    def _log_rate(self, theta: Floats) -> float:
+        if self.efficiency is None:
+            return 0.0
+        found = float(self.efficiency(self._named(theta)))
+        if not 0 < found < math.inf:
+            raise ValueError(f"efficiency at {shown(self.names, theta)}: expected a positive number, found {found:g}")
+        return math.log(found)
 
     def slopes(self, theta: Floats) -> tuple[Floats, Floats]:
+        # without the efficiency's: what all events share drops out of Q's gradient, as Z has it too
         return self(theta), self.ratio.score(self.events, self._named(theta))[:, self.order]
 
 
@@ -492,15 +580,17 @@ class _Model:
     names: tuple[str, ...]
     response: Response
     acceptance: Response | None
+    efficiency: Efficiency | None
     nominal: Floats
     start: Floats
+    given: frozenset[str]  # whose start is for all networks
     constraints: tuple[Constraint, ...]
     limits: tuple[Limits, ...]
 
     def log(self, what: str, given: Response, events: Events) -> _Log:
         """log W of events, checked at the simulation's theta and at the start."""
         if isinstance(given, ParametrisedRatio):
-            found: _Log = _LogRatio(given, events, self.names, self.nominal)
+            found: _Log = _LogRatio(given, events, self.names, self.nominal, self.efficiency)
         else:
             found = _LogFunction(what, given, events, self.names)
         own = found(self.nominal)
@@ -527,6 +617,13 @@ class _Model:
                              f"of {', '.join(map(repr, blind))}; leave it out, or constrain it")  # fmt: skip
         return found
 
+    def started(self, constraints: tuple[Constraint, ...]) -> Floats:
+        """Where a network with these constraints starts (P,): at their centres, as near as the limits allow."""
+        centres = {name: value for own in constraints for name, value in own.centre.items() if name not in self.given}
+        found = [centres.get(name, first) for name, first in zip(self.names, self.start, strict=True)]
+        low, high = np.array([_ends(limits) for limits in self.limits]).T
+        return np.asarray(np.clip(found, low, high))
+
     def fluctuated(self, seed: int, replica: int) -> tuple[Constraint, ...]:
         """The constraints with other outcomes, drawn about those there are."""
         rng = np.random.default_rng(hashing.salt(seed, "constraints", replica))
@@ -537,8 +634,9 @@ class _Model:
 
 
 def _model(
-    response: Response, acceptance: Response | None, nuisances: Mapping[str, Constraint | None],
-    nominal: Mapping[str, float], start: Mapping[str, float] | None, limits: Mapping[str, Limits] | None,
+    response: Response, acceptance: Response | None, efficiency: Efficiency | None,
+    nuisances: Mapping[str, Constraint | None], nominal: Mapping[str, float], start: Mapping[str, float] | None,
+    limits: Mapping[str, Limits] | None,
 ) -> _Model:  # fmt: skip
     if not nuisances:
         raise ValueError("nuisances: expected at least one, found none; without them it is omnifold")
@@ -548,11 +646,31 @@ def _model(
     centres = {name: value for constraint in constraints for name, value in constraint.centre.items()}
     first = _vector("start", {**nominal, **centres, **(start or {})}, names)
     for what, values in (("nominal", at), ("start", first)):
-        for name, value, (low, high) in zip(names, values, ranges, strict=True):
-            if not (-math.inf if low is None else low) <= value <= (math.inf if high is None else high):
-                raise ValueError(f"{what}: expected {name!r} within its limits ({low}, {high}), found {value:g}; a "
-                                 f"learned response is known in the range of its training only")  # fmt: skip
-    return _Model(names, response, acceptance, at, first, constraints, ranges)
+        for name, value, own in zip(names, values, ranges, strict=True):
+            low, high = _ends(own)
+            if not low <= value <= high:
+                raise ValueError(f"{what}: expected {name!r} within its limits ({own[0]}, {own[1]}), found {value:g}; "
+                                 f"a learned response is known in the range of its training only")  # fmt: skip
+    _check_efficiency(response, acceptance, efficiency)
+    return _Model(names, response, acceptance, efficiency, at, first, frozenset(start or {}), constraints, ranges)
+
+
+def _ends(limits: Limits) -> tuple[float, float]:
+    low, high = limits
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _check_efficiency(response: Response, acceptance: Response | None, efficiency: Efficiency | None) -> None:
+    given = {"response": response, "acceptance": acceptance}
+    learned = [what for what, each in given.items() if isinstance(each, ParametrisedRatio)]
+    if acceptance is not None and learned and efficiency is None:
+        raise ValueError(f"acceptance: expected efficiency= beside it, as a learned {learned[-1]} carries no rate and "
+                         f"the yield would be wrong, found none; give the fraction reconstructed at theta over that at "
+                         f"nominal, efficiency=lambda theta: 1.0 where theta does not change it")  # fmt: skip
+    if efficiency is not None and (acceptance is None or not learned):
+        raise ValueError("efficiency: expected acceptance=, and a learned ratio as it or as the response, found "
+                         f"{'no acceptance' if acceptance is None else 'functions, which are ratios of rates'}; leave "
+                         "it out")  # fmt: skip
 
 
 def _check_misses(acceptance: Response | None, misses: str) -> None:
@@ -603,26 +721,35 @@ def _limits(
 ) -> tuple[Limits, ...]:
     """(lower, upper) of each nuisance, those of the ratios' training included."""
     _known("limits", limits or {}, names)
+    ratios = {what: ratio for what, ratio in given.items() if isinstance(ratio, ParametrisedRatio)}
+    for what, ratio in ratios.items():
+        _check_ratio(what, ratio, names)
     found: dict[str, Limits] = {name: (limits or {}).get(name, (None, None)) for name in names}
-    for what, ratio in given.items():
-        if not isinstance(ratio, ParametrisedRatio):
-            continue
-        if set(ratio.names) != set(names):
-            raise KeyError(f"{what}: expected a ratio of the nuisances {', '.join(names)}, found one of "
-                           f"{', '.join(ratio.names)}")  # fmt: skip
-        if ratio.calibration is not None:
-            raise TypeError(f"{what}: expected a ratio without calibration, which has no gradient, found "
-                            f"{ratio.calibration!r}; fit with calibrate=None")  # fmt: skip
-        for name, low, high in zip(ratio.names, ratio.parameters.low, ratio.parameters.high, strict=True):
-            found[name] = _within(what, name, found[name], (float(low), float(high)))
+    if ratios:
+        found = {name: _within(name, asked, ratios) for name, asked in found.items()}
     return tuple(found.values())
 
 
-def _within(what: str, name: str, asked: Limits, trained: tuple[float, float]) -> Limits:
-    """The limits asked for, which have to lie in the range of the training; that range where there are none."""
-    low, high = (trained[i] if end is None else float(end) for i, end in enumerate(asked))
-    edge = 1e-9 * (trained[1] - trained[0])
-    if low < trained[0] - edge or high > trained[1] + edge:
-        raise ValueError(f"limits of {name!r}: expected within the range in training of the {what}, {trained[0]:.6g} "
-                         f"to {trained[1]:.6g}, found {low:g} to {high:g}; learn it from a wider range")  # fmt: skip
+def _check_ratio(what: str, ratio: ParametrisedRatio, names: tuple[str, ...]) -> None:
+    if set(ratio.names) != set(names):
+        raise KeyError(f"{what}: expected a ratio of the nuisances {', '.join(names)}, found one of "
+                       f"{', '.join(ratio.names)}")  # fmt: skip
+    if ratio.calibration is not None:
+        raise TypeError(f"{what}: expected a ratio without calibration, which has no gradient, found "
+                        f"{ratio.calibration!r}; fit with calibrate=None")  # fmt: skip
+
+
+def _within(name: str, asked: Limits, ratios: Mapping[str, ParametrisedRatio]) -> Limits:
+    """The limits asked for, which have to lie in what the ranges in training share; that where there are none."""
+    ranges = [(own.low[at], own.high[at]) for own in (r.parameters for r in ratios.values())
+              for at in (own.names.index(name),)]  # fmt: skip
+    least, most, whose = float(max(r[0] for r in ranges)), float(min(r[1] for r in ranges)), " and ".join(ratios)
+    if not least < most:
+        raise ValueError(f"limits of {name!r}: expected ranges in training of {whose} that overlap, found "
+                         f"{' and '.join(f'{a:.6g} to {b:.6g}' for a, b in ranges)}; learn both in one")  # fmt: skip
+    low, high = (trained if end is None else float(end) for trained, end in zip((least, most), asked, strict=True))
+    edge = 1e-9 * (most - least)
+    if low < least - edge or high > most + edge:
+        raise ValueError(f"limits of {name!r}: expected within the range in training of the {whose}, {least:.6g} to "
+                         f"{most:.6g}, found {low:g} to {high:g}; learn in a wider range")  # fmt: skip
     return low, high

@@ -173,13 +173,11 @@ class Unfolded:
                              "changed does not know them; or neither of one that does")  # fmt: skip
         if features is None and "reco" not in self.settings:
             raise ValueError("check: expected features= of the two-sample test, as the settings have no 'reco'")
-        samples = [self.simulation, *(events for events in known.seen if events is not None)]
         return check_events(
             known, known.seen[0], background=known.seen[1], truth=truth, reco=reco,
             features=Features.from_json(self.settings["reco"]) if features is None else features, closed=closed,
             pseudo_data=pseudo_data, pseudo_experiments=pseudo_experiments, priors=priors, network=network,
-            training=training, seed=seed, group=self.group if all(self.group in s for s in samples) else None,
-            thresholds=thresholds or Thresholds(),
+            training=training, seed=seed, group=self.group, thresholds=thresholds or Thresholds(),
         )  # fmt: skip
 
     def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:

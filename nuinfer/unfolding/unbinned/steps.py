@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ... import ensemble, losses
+from ... import ensemble, losses, metrics
 from ...ensemble import Fitted
 from ...events import Events, flag, positive_total
 from ...features import Features, Inputs
 from ...nets import DeepSet, Network, Transformer
-from ...resample import Resample
+from ...resample import Resample, mean_one
 from ...train import Training
 from ...trees import Trees
-from ..samples import Rows, check_signal, key_of, mean_one, reconstructed
+from ..samples import Rows, check_signal, key_of, reconstructed
 from .result import Iteration
 
 __all__ = ["Fit", "Run", "Sample", "SampleWeights", "purity", "tables"]
@@ -157,7 +157,7 @@ class Run:
         step2 = self.truth_step(number, omega)
         after, own = self.nu[:plain, truth], self.sample.simulation.weight[truth]
         moved = np.sqrt(np.mean(np.log(after / before) ** 2, axis=1))
-        size = (after @ own) ** 2 / ((after * own) ** 2).sum(1)
+        size = metrics.effective_size(after * own)
         return Iteration(self.full_weights(0, plain), moved, size, step1.history, step2.history)
 
     def reco_step(self, number: int) -> tuple[Fitted, Floats]:

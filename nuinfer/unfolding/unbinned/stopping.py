@@ -41,6 +41,7 @@ from ...records import Record
 from ...resample import Resample
 from ...train import Training
 from ...trees import Trees
+from ..samples import check_counts, warn_of_shared_keys
 from .reweighting import TRAINING, prepared
 from .steps import Fit, Run
 
@@ -138,9 +139,10 @@ def choose_iterations(
     >>> choice.found, 1 <= choice.iterations <= 3, bool(choice.divergence[0] > 5 * choice.error[0])
     (True, True, True)
     """
-    for name, given, least in (("most", most, 1), ("folds", folds, 2), ("members", members, 1)):
-        if not isinstance(given, int | np.integer) or given < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, found {given!r}")
+    check_counts(most=most, members=members)
+    check_counts(folds=folds, least=2)
+    warn_of_shared_keys(data, background, simulation, group, what="choice of iterations",
+                        effect="which count as fluctuating together")  # fmt: skip
     resample = Resample(seed=seed, members=members, folds=folds, validation=0.0, plain=members)
     folder = Path(checkpoint) if checkpoint is not None else None
     fit = Fit(network, losses.by_name(loss), training, resample, device, folder, progress)

@@ -58,6 +58,8 @@ class Basis:
             raise ValueError(f"{what}: expected column names, or functions by name, found {given!r}")
         if not isinstance(degree, int | np.integer) or degree < 1:
             raise ValueError(f"{what}: expected a degree of at least 1, found {degree!r}")
+        if twice := sorted({name for name in given if list(given).count(name) > 1}):
+            raise ValueError(f"{what}: expected names of their own, found {twice[0]!r} twice; name each column once")
         functions = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
         highest = 1 if isinstance(given, Mapping) else degree
         sources = tuple(functions)
@@ -113,9 +115,10 @@ class Basis:
         return {"names": self.names, "sources": self.sources, "terms": self.terms, "functions": texts}
 
     @classmethod
-    def _of_saved(
+    def of_saved(
         cls, spec: Mapping[str, Any], shift: Floats, scale: Floats, functions: Mapping[str, Function]
     ) -> Basis:
+        """The inverse of `to_json`, with the callables by name."""
         known = {name: f for name, f in functions.items() if name in spec["sources"]}
         terms = tuple(tuple(term) for term in spec["terms"])
         return cls(tuple(spec["names"]), tuple(spec["sources"]), shift, scale, terms, {**spec["functions"], **known})

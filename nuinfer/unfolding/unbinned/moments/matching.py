@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 
 from .... import hashing, metrics
 from ....events import Events, flag, positive_total
-from ...samples import Rows, check_signal, reconstructed, warn_of_shared_keys
+from ...samples import Rows, check_counts, check_signal, reconstructed, warn_of_shared_keys
 from ..result import Iteration, Unfolded
 from .basis import Basis, Functions
 from .fit import fitted, whitening_of
@@ -147,7 +147,8 @@ def match_moments(
     for r in range(bootstrap):
         replicas[r] *= hashing.poisson(simulation.key(group), seed, "bootstrap", r)
     settings = {"method": "moment matching", "misses": "conditional", "fakes": "subtract", "iterations": 1,
-                "strength": float(strength), "truth": list(psi.names), "reco": list(phi.names)}  # fmt: skip
+                "strength": float(strength), "truth_functions": list(psi.names),
+                "reco_functions": list(phi.names)}  # fmt: skip
     difference = sample.target - sample.moments(coefficients)[0]
     unfolded = _as_unfolded(simulation, weights, replicas, seed, group, settings).with_data(data, background)
     return MatchedMoments(
@@ -172,7 +173,7 @@ def _as_unfolded(
 def _check(strength: float, bootstrap: int, steps: int, tolerance: float) -> None:
     if not 0 <= strength < np.inf:
         raise ValueError(f"strength: expected a number from 0, found {strength!r}")
-    whole = all(isinstance(n, int | np.integer) for n in (bootstrap, steps))
-    if not whole or bootstrap < 0 or steps < 1 or not tolerance > 0:
-        raise ValueError(f"expected whole numbers, bootstrap of at least 0 and max_steps of at least 1, and a positive "
-                         f"tolerance, found {bootstrap!r}, {steps!r} and {tolerance!r}")  # fmt: skip
+    check_counts(bootstrap=bootstrap, least=0)
+    check_counts(max_steps=steps)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected a positive number, found {tolerance!r}")
