@@ -143,7 +143,8 @@ class _Basis:
         residual = precision @ (measured.signal - response.matrix @ plain)
         left = self.back(keep) @ (self.inverse @ self.axes).T
         right = np.broadcast_to(residual[:, None], response.both.shape)
-        return Derivative([Term(left, right, plain, unfolding)], unfolding)
+        # the truth folded by P: least squares' would bring its noise in, so that the filtered answer stands for it
+        return Derivative([Term(left, right, unfolding @ measured.signal, unfolding)], unfolding)
 
 
 def _model(model: ArrayLike | None, response: Response, measured: Measured) -> Floats:

@@ -321,7 +321,9 @@ class _Run:
         """Draws (R, M, D) of one network."""
         fitted, seed = cast(Fitted, self.fitted), self.fit.resample.seed
         single = _density(self.rows, fitted, k, k + 1, Resample(seed=seed), 1.0)
-        return single.draws(self.count, self.sample.observed, seed=hashing.salt(seed, "generative", number, k) >> 1)
+        # replicas share their random numbers: a bootstrap repeats events with their draws, whose noise then counts once
+        own = min(k, self.plain)
+        return single.draws(self.count, self.sample.observed, seed=hashing.salt(seed, "generative", number, own) >> 1)
 
     def _efficiency_at(self, k: int, truth: Floats) -> Floats:
         """The efficiency (R, M) by one network at draws (R, M, D)."""
