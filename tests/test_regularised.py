@@ -70,7 +70,7 @@ def test_chi2_between_models_is_that_of_least_squares(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_covariances_are_those_of_numerical_derivatives(name: str) -> None:
-    """By every content of data and simulation; Wiener's with its A_C held, at data whose least squares are its answer."""
+    """By every content; Wiener's with its A_C held, at data whose least squares are its answer."""
     unfold = METHODS[name]
     found = unfold(DATA)
     smooth = DATA + RESPONSE.matrix @ (found.values - METHODS["least squares"](DATA).values)  # and the same residual
