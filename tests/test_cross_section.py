@@ -380,6 +380,18 @@ def test_a_cross_section_through_the_detector_is_the_exact_one_smeared() -> None
     assert found.chi2(exact["B"] * response.efficiency).p_value < 1e-6  # the efficiency is in it
 
 
+def test_few_replicas_count_as_they_do_in_the_spectrum() -> None:
+    throws = np.random.default_rng(1).normal([50.0, 60.0, 20.0], 4.0, (12, 3))
+    found = spectrum(covariances={"throws": np.cov(throws.T)}, replicas=throws)
+    model = np.array([52.0, 55.0, 24.0])
+    result = measured(found)
+    scaled, expected = result.chi2(model * result.values / found.values), found.chi2(model)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-9)
+    # without the factor and the p-value of 12 throws it would be
+    plain = _chi2(found.values - model, found.covariance)
+    assert scaled.value < 0.8 * plain
+
+
 def test_a_models_covariance_is_added() -> None:
     found = measured()
     model = found.values * 1.1

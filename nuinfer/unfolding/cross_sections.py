@@ -136,7 +136,8 @@ class CrossSection:
     @property
     def _spectrum(self) -> Spectrum:
         """The same numbers, for what does not depend on their meaning."""
-        return Spectrum(self.binning, self.values, self.covariances, self.smearing, settings=self.settings)
+        return Spectrum(self.binning, self.values, self.covariances, self.smearing, self.members, self.replicas,
+                        settings=self.settings)  # fmt: skip
 
     @property
     def covariance(self) -> Floats:
