@@ -110,6 +110,11 @@ def iteration_choice(choice: IterationChoice, *, ax: Axes | None = None) -> Axes
     Bars are one standard deviation; a divergence below zero, or within its bar, is no difference, and is drawn on the
     linear part of the axis.
 
+    Raises
+    ------
+    TypeError
+        for an ``ax`` that is none.
+
     >>> from nuinfer.unfolding import IterationChoice
     >>> found = IterationChoice(2, True, np.array([5e-2, 4e-3, -1e-4]), np.array([2e-3, 5e-4, 2e-4]))
     >>> iteration_choice(found).get_xlabel()
