@@ -2,8 +2,10 @@
 
 What to use when: in bins, with a `Response`: `wiener_svd` needs no strength and minimises the expected error;
 `tikhonov` is linear with a strength to choose; `iterative_bayes` stays positive; `likelihood_unfolding` is for small
-counts, nuisance parameters and control samples.  `omnifold` unfolds events, in any number of dimensions, without bins.
-`unfold_throws` does it all again with everything varied that is uncertain.
+counts, nuisance parameters and control samples.  `omnifold` unfolds events, in any number of dimensions, without bins;
+`choose_iterations` says how often, `profiled_omnifold` fits the detector's nuisances with it, `match_moments` finds
+weights in another way.  `generative_unfolding` draws the truth of each event.  `unfold_throws` does it all again with
+everything varied that is uncertain, and ``check()`` of a result asks whether it is to be trusted.
 """
 
 from __future__ import annotations
