@@ -88,6 +88,10 @@ class Resample:
             times *= self.fold_of(key) != fold
         return times
 
+    def counts(self, key: Keys) -> Times:
+        """`counted` of all networks (networks, N)."""
+        return np.stack([self.counted(network, key) for network in range(self.networks)])
+
     def times(self, network: int, key: Keys, *, held_out: bool) -> Times:
         """m_n(i) (N,): how often network n counts each key in training, or in validation with ``held_out``."""
         times = self.counted(network, key)

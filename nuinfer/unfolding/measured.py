@@ -24,7 +24,7 @@ from ..histograms import Contents
 from .binning import Binning
 from .response import Response
 
-__all__ = ["Counts", "Fakes", "Measured"]
+__all__ = ["Counts", "Fakes", "Measured", "check_fakes"]
 
 Floats = NDArray[np.float64]
 Fakes = Literal["subtract", "scale"]
@@ -97,8 +97,7 @@ class Measured:
             for other bins, contents that are not finite, a covariance that is not one, or more background and fakes
             than data.
         """
-        if fakes not in get_args(Fakes):
-            raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+        check_fakes(fakes)
         found, variance = contents("data", data, response.reco)
         matrix = np.diag(variance if variance is not None else np.maximum(found, 0.0))
         covariances = {"data": matrix if covariance is None else _covariance(covariance, len(found))}
@@ -169,3 +168,9 @@ def _covariance(given: ArrayLike, bins: int) -> Floats:
     if low < -1e-9 * np.abs(matrix).max():
         raise ValueError(f"covariance: expected no negative eigenvalue, found {low:g}; a sum of covariances has none")
     return matrix
+
+
+def check_fakes(fakes: str) -> None:
+    """Raise ``ValueError`` for a rule that there is not."""
+    if fakes not in get_args(Fakes):
+        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")

@@ -15,6 +15,7 @@ __all__ = [
     "Rows",
     "check_counts",
     "check_factors",
+    "check_iteration",
     "check_signal",
     "key_of",
     "reconstructed",
@@ -89,6 +90,13 @@ def warn_of_shared_keys(
         if shared:
             _log.warning("%s: %s and %s share %d ids (or groups), %s; give ids of their own to events that are not the "
                          "same", what, one, other, shared, effect)  # fmt: skip
+
+
+def check_iteration(iteration: int, count: int) -> int:
+    """The number of one of ``count`` iterations; ``ValueError`` for others."""
+    if not 0 <= iteration < count:
+        raise ValueError(f"iteration: expected a number from 0 to {count - 1}, found {iteration}")
+    return iteration
 
 
 def check_counts(*, least: int = 1, **counts: object) -> None:

@@ -43,7 +43,7 @@ from ..train import Training
 from ..trees import Trees
 from .binning import Binning, BinningLike, same_bins
 from .measured import Counts
-from .samples import check_factors
+from .samples import check_factors, key_of
 from .spectrum import Spectrum
 from .unbinned.reweighting import TRAINING, omnifold
 
@@ -159,8 +159,8 @@ class Throws:
 
     def bootstrapped(self, number: int, events: Events) -> Events:
         """The events with the multiplicities of throw ``number`` in their weights."""
-        key = events.key(self.group if self.group in events else None)
-        return events.with_weight(events.weight * hashing.poisson(key, self.seed, "bootstrap", number))
+        times = hashing.poisson(key_of(events, self.group), self.seed, "bootstrap", number)
+        return events.with_weight(events.weight * times)
 
     def fluctuated(self, number: int, data: Counts) -> Counts:
         """Bootstrapped events, or Poisson counts about the contents of bins."""

@@ -47,7 +47,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ from ...intervals import Fit, fit, minos
 from ...likelihood import BinnedMixture, Normal, Template
 from ...likelihood.costs import DifferentiableCost, summed
 from ..binning import Binning, BinningLike
-from ..measured import Counts, Fakes, contents
+from ..measured import Counts, Fakes, check_fakes, contents
 from ..response import Response
 from ..spectrum import Chi2, Origin, Spectrum, made_from
 
@@ -611,8 +611,7 @@ def _checked_norms(norms: Mapping[str, float | None], channels: Sequence[_Channe
 
 
 def _check_options(fakes: str, strength: float, minos_bins: Sequence[int], truth: Binning) -> None:
-    if fakes not in get_args(Fakes):
-        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+    check_fakes(fakes)
     if not 0 <= strength < math.inf:
         raise ValueError(f"strength: expected a finite number from 0, found {strength}")
     bad = [t for t in minos_bins if not 0 <= t < truth.size]

@@ -58,6 +58,7 @@ from ...features import Features, Inputs
 from ...nets import MLP, DeepSet, Network, Transformer
 from ...resample import Resample, mean_one
 from ...train import Draw, Drawn, History, Training, digest
+from ..measured import check_fakes
 from ..samples import Rows, check_counts, check_signal, key_of, reconstructed, warn_of_shared_keys
 from .result import GenerativeIteration, GenerativeUnfolding
 from .truth_functions import TruthFunction, classifier_of, part_of, standardised
@@ -288,9 +289,7 @@ class _Run:
         if fakes == "scale" and len(sample.rows.fakes):
             observed = observed * _purity(sample, fit, rows)
         self.observed = np.ascontiguousarray(observed)  # (networks, R)
-        times = (resample.bootstrapped(k, sample.observed_key) for k in range(networks))
-        self.observed_times = np.stack(list(times))
-        self.signal_times = np.stack([resample.bootstrapped(k, rows.key) for k in range(networks)])
+        self.observed_times, self.signal_times = resample.counts(sample.observed_key), resample.counts(rows.key)
         self.target = (self.observed * self.observed_times).sum(1)  # the data's signal (networks,)
         check_signal(self.target)
         self.efficiency = _efficiency(sample, rows.targets, fit)
@@ -439,7 +438,7 @@ def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction |
     key, resample = sample.key[rows], fit.resample
     fitted = fit.of_truth("efficiency", standardised(targets, values), (one, zero), key, targets,
                           training=fit.efficiency_training)  # fmt: skip
-    times = np.stack([resample.bootstrapped(k, key) for k in range(resample.members)])
+    times = resample.counts(key)
     return TruthFunction(targets, cast(Ensemble, fitted.model), np.log((times @ one) / (times @ zero)))
 
 
@@ -456,14 +455,13 @@ def _purity(sample: _Sample, fit: _Fit, columns: TrainingRows) -> Floats:
         stack=nets.stack(network, reco.shape), loss=losses.bce, training=fit.classifier_training,
         **fit.options("purity"),
     )  # fmt: skip
-    times = np.stack([resample.bootstrapped(k, key) for k in range(resample.members)])
+    times = resample.counts(key)
     odds = np.log((times @ one) / (times @ zero))
     return np.asarray(special.expit(fitted.log(reco.tensors(sample.observed)) + odds[:, None]))
 
 
 def _check(fakes: str, outside: float, bootstrap: int, **counts: int) -> None:
-    if fakes not in ("subtract", "scale"):
-        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+    check_fakes(fakes)
     if not 0 <= outside <= 1:
         raise ValueError(f"outside: expected a share from 0 to 1, found {outside!r}")
     check_counts(bootstrap=bootstrap, least=0)

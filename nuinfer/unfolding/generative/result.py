@@ -20,7 +20,7 @@ from ...features import Features
 from ...nets import Network
 from ...train import History
 from ..binning import Binning, BinningLike, filled
-from ..samples import key_of
+from ..samples import check_iteration, key_of
 from ..spectrum import Spectrum, of_replicas
 from .truth_functions import TruthFunction
 
@@ -123,9 +123,7 @@ class GenerativeUnfolding:
     def _at(self, iteration: int | None) -> GenerativeIteration:
         if iteration is None:
             return self.iterations[-1]
-        if not 0 <= iteration < len(self.iterations):
-            raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
-        return self.iterations[iteration]
+        return self.iterations[check_iteration(iteration, len(self.iterations))]
 
     # -- unfolded events
 

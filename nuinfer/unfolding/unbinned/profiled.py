@@ -67,7 +67,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ... import ensemble, hashing, losses, store
+from ... import hashing, losses, store
 from ...ensemble import Fitted
 from ...errors import NotConverged, missing
 from ...events import Events
@@ -350,16 +350,12 @@ def profiled_omnifold(
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
     resample = Resample.with_replicas(seed=seed, members=members, replicas=bootstrap, validation=validation)
-    folder = Path(checkpoint) if checkpoint is not None else None
-    fit = Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
+    fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
     run = cast(_ProfiledRun, prepared(data, simulation, background, reco, truth, misses, fakes, group, fit,
                                       make=partial(_ProfiledRun, model)))  # fmt: skip
     steps = [run.iterate(number) for number in range(iterations)]
     run.warn()
-    settings = {
-        "misses": misses, "fakes": fakes, "iterations": iterations, "reco": run.reco.to_json(),
-        "truth": run.truth.to_json(), "network": ensemble.spec_of(network), "nuisances": list(model.names),
-    }  # fmt: skip
+    settings = run.settings(iterations) | {"nuisances": list(model.names)}
     weights = run.full_weights(0, members), run.replicas(None)
     found = Unfolded(simulation, *weights, tuple(steps), seed, group, settings)
     return run.result(found.with_data(data, background))

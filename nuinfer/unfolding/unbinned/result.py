@@ -14,6 +14,7 @@ from ... import hashing, store
 from ...events import Events, flag
 from ...train import History
 from ..binning import Binning, BinningLike, filled
+from ..samples import check_iteration, key_of
 from ..spectrum import Spectrum, of_replicas
 
 if TYPE_CHECKING:
@@ -123,9 +124,7 @@ class Unfolded:
         """Weights and replicas after an iteration."""
         if iteration is None:
             return self.weights, self.replicas
-        if not 0 <= iteration < len(self.iterations):
-            raise ValueError(f"iteration: expected a number from 0 to {len(self.iterations) - 1}, found {iteration}")
-        return self.iterations[iteration].weights, self.replicas[:0]
+        return self.iterations[check_iteration(iteration, len(self.iterations))].weights, self.replicas[:0]
 
     def hist(self, bins: BinningLike) -> hist.Hist[Any]:
         """`spectrum` as ``hist.Hist`` with ``Weight`` storage."""
@@ -185,8 +184,7 @@ class Unfolded:
 
         They are told by their ids, or by ``group`` where they have that column.
         """
-        key = events.key(self.group if self.group in events else None)
-        return hashing.poisson(key, self.seed, "bootstrap", replica)
+        return hashing.poisson(key_of(events, self.group), self.seed, "bootstrap", replica)
 
     def __repr__(self) -> str:
         moves = ", ".join(f"{step.movement.mean():.3g}" for step in self.iterations)

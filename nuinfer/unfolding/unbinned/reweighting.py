@@ -28,7 +28,6 @@ D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned l
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,23 +35,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ... import ensemble, losses
+from ... import losses
 from ...events import Events
 from ...features import Features
 from ...nets import MLP, Network
 from ...resample import Resample
 from ...train import Training
 from ...trees import Trees
+from ..measured import check_fakes
 from ..samples import check_factors, warn_of_shared_keys
 from .result import Unfolded
 from .steps import Fit, Run, SampleWeights, purity, tables
 
 __all__ = ["omnifold"]
 
-_log = logging.getLogger("nuinfer")
-
 Floats = NDArray[np.float64]
-Keys = NDArray[np.int64]
 
 #: Training of one step: a short schedule run to its end.  Stopping early, or going back to an epoch before the learning
 #: rate has fallen, costs more accuracy of the weights than it saves (docs/performance.md).
@@ -150,17 +147,13 @@ def omnifold(
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
     resample = Resample.with_replicas(seed=seed, members=members, replicas=bootstrap, validation=validation)
-    folder = Path(checkpoint) if checkpoint is not None else None
-    fit = Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
+    fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
     factors = _factors("universes", universes, len(simulation), members, bootstrap)
     run = prepared(data, simulation, background, reco, truth, misses, fakes, group, fit, factors, background_universes)
     steps = [run.iterate(number) for number in range(iterations)]
     replicas = run.replicas(factors)
-    settings = {
-        "misses": misses, "fakes": fakes, "iterations": iterations, "reco": run.reco.to_json(),
-        "truth": run.truth.to_json(), "network": ensemble.spec_of(network),
-    }  # fmt: skip
-    found = Unfolded(simulation, run.full_weights(0, members), replicas, tuple(steps), seed, group, settings)
+    weights, settings = run.full_weights(0, members), run.settings(iterations)
+    found = Unfolded(simulation, weights, replicas, tuple(steps), seed, group, settings)
     return found.with_data(data, background)
 
 
@@ -197,8 +190,7 @@ def _factors(what: str, given: ArrayLike | None, events: int, members: int, repl
 def _check_rules(misses: str, fakes: str) -> None:
     if misses not in ("conditional", "prior"):
         raise ValueError(f"misses: expected 'conditional' or 'prior', found {misses!r}")
-    if fakes not in ("subtract", "scale"):
-        raise ValueError(f"fakes: expected 'subtract' or 'scale', found {fakes!r}")
+    check_fakes(fakes)
 
 
 def check_counts(iterations: int, members: int, bootstrap: int) -> None:

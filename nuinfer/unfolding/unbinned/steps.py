@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class Fit:
     training: Training
     resample: Resample
     device: str
-    checkpoint: Path | None
+    checkpoint: str | Path | None
     progress: bool
 
     def __call__(
@@ -99,7 +99,7 @@ class Fit:
         warm: Fitted | None,
     ) -> Fitted:
         """The log ratio of the first to the second weights, starting from ``warm``."""
-        path = self.checkpoint / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
+        path = Path(self.checkpoint) / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
         network = self.network
         if isinstance(network, DeepSet | Transformer) and not features.clouds:
             network = network.head  # what is left of it without clouds
@@ -123,10 +123,8 @@ class Run:
         self.weight = weights.simulation  # (events,), or (networks, events) as well
         self.nu = np.ones((networks, len(sample.simulation)))
         self.fake_nu = np.ones((networks, len(sample.rows.fakes)))
-        times = [fit.resample.counted(k, sample.key) for k in range(networks)]
-        self.signal_times = np.stack([t[sample.rows.signal] for t in times])
-        self.fake_times = np.stack([t[sample.rows.fakes] for t in times])
-        observed_times = np.stack([fit.resample.counted(k, sample.observed_key) for k in range(networks)])
+        times, observed_times = fit.resample.counts(sample.key), fit.resample.counts(sample.observed_key)
+        self.signal_times, self.fake_times = times[:, sample.rows.signal], times[:, sample.rows.fakes]
         self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
         self.fake_target = (weights.observed * observed_times).sum(1) - self.target  # and their scaled fakes
         check_signal(self.target)
@@ -140,7 +138,7 @@ class Run:
         conditional = misses == "conditional"
         self.rows = sample.rows.signal if conditional else sample.rows.truth
         self.taught = self.in_truth if conditional else np.arange(len(sample.rows.truth))
-        self.times = self.signal_times if conditional else np.stack([t[sample.rows.truth] for t in times])
+        self.times = self.signal_times if conditional else times[:, sample.rows.truth]
         everything = len(self.taught) == len(sample.rows.truth)
         self.taught_inputs = sample.truth_inputs if everything else sample.truth_inputs.select(self.taught)
 
@@ -204,6 +202,13 @@ class Run:
         full[:, self.sample.rows.fakes] = self.fake_nu[start:stop]
         return full
 
+    def settings(self, iterations: int) -> dict[str, Any]:
+        """What a result is saved with."""
+        return {
+            "misses": self.misses, "fakes": self.fakes, "iterations": iterations, "reco": self.reco.to_json(),
+            "truth": self.truth.to_json(), "network": ensemble.spec_of(self.fit.network),
+        }  # fmt: skip
+
     def replicas(self, factors: Floats | None) -> Floats:
         """`full_weights` of the replicas, with their multiplicities and their factors (networks, events)."""
         resample = self.fit.resample
@@ -247,6 +252,6 @@ def purity(sample: Sample, weights: SampleWeights, fit: Fit, reco: Features) -> 
     positive_total("fakes", sample.simulation.weight[sample.rows.fakes])
     inputs = Inputs.concat([sample.reco, sample.fake_reco])
     fitted = fit("purity", inputs, (mean_one(one), mean_one(zero)), sample.key[rows], reco, None)
-    times = np.stack([fit.resample.counted(k, sample.key[rows]) for k in range(fit.resample.networks)])
+    times = fit.resample.counts(sample.key[rows])
     odds = np.log((times * one).sum(1) / (times * zero).sum(1))
     return np.asarray(special.expit(fitted.log(sample.observed) + odds[:, None]))

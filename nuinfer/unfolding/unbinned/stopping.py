@@ -144,8 +144,7 @@ def choose_iterations(
     warn_of_shared_keys(data, background, simulation, group, what="choice of iterations",
                         effect="which count as fluctuating together")  # fmt: skip
     resample = Resample(seed=seed, members=members, folds=folds, validation=0.0, plain=members)
-    folder = Path(checkpoint) if checkpoint is not None else None
-    fit = Fit(network, losses.by_name(loss), training, resample, device, folder, progress)
+    fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
     run = prepared(data, simulation, background, reco, truth, misses, fakes, group, fit)
     divergence: list[float] = []
     error: list[float] = []
