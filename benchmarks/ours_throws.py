@@ -1,6 +1,6 @@
 """Throws by OmniFold, trained together or one by one, as a process of its own (`benchmarks.unfolding` starts it).
 
-python -m benchmarks.ours_throws RESULT.npz --count 50 [--apart] [--events 20000]
+python -m benchmarks.ours_throws RESULT.npz --count 50 [--how apart | network | "last layer"] [--events 20000]
 """
 
 from __future__ import annotations
@@ -42,16 +42,18 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--how", choices=["apart", "network", "last layer"], default="network")
     options = parser.parse_args()
     torch.set_num_threads(1)
     problem, n = GaussianUnfolding.with_detector(), options.events
     data, simulation, background = problem.data(n, seed=1), problem.simulation(n, seed=1), problem.background(n, seed=1)
     throws = Throws(count=options.count, systematics={"tilt": tilt, "rate": rate}, seed=1)
-    if options.apart:
+    if options.how == "apart":
         thrown = unfold_throws(one, data, simulation, throws, background=background, progress=False)
     else:
-        thrown = omnifold_throws(data, simulation, throws, BINS, background=background, **OPTIONS)
+        thrown = omnifold_throws(
+            data, simulation, throws, BINS, background=background, refit=options.how, **OPTIONS
+        )
     np.savez(options.result, spectra=thrown.spectra, nominal=thrown.nominal.values)
 
 

@@ -91,23 +91,23 @@ def ibu(bins: Sequence[int], peer_venv: Path) -> None:
 def throws(count: int, events: int) -> None:
     """The table of throws."""
     print(f"| {count} throws, {events:,} events | CPU s | ratio | memory, MB | median spread | "
-          f"discriminator to the other's mean |")  # fmt: skip
+          f"discriminator to the mean of those apart |")  # fmt: skip
     print("|---" * 6 + "|")
     found, costs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("together", "apart"):
+        for name in ("last layer", "network", "apart"):
             file = Path(folder) / f"{name}.npz"
             command: list[str | Path] = [
                 sys.executable, "-m", "benchmarks.ours_throws", file, "--count", str(count), "--events", str(events),
-                *(["--apart"] if name == "apart" else []),
+                "--how", name,
             ]  # fmt: skip
             costs[name] = machine.cpu_seconds(command, machine.one_thread())
             found[name] = dict(np.load(file))
     means = {name: f["spectra"].mean(0) for name, f in found.items()}
     for name in found:
         spread = np.median(found[name]["spectra"].std(0, ddof=1) / means[name])
-        other = means["apart" if name == "together" else "together"]
-        print(f"| {name} | {costs[name].cpu:.0f} | {costs[name].cpu / costs['together'].cpu:.1f} | "
+        other = means["apart" if name != "apart" else "network"]
+        print(f"| {name} | {costs[name].cpu:.0f} | {costs['apart'].cpu / costs[name].cpu:.1f} | "
               f"{costs[name].peak_rss / 1e6:.0f} | {spread:.3f} | "
               f"{triangular_discriminator(means[name], other):.1e} |")  # fmt: skip
 

@@ -35,6 +35,7 @@ _NAMES = {
 }
 
 _MODULES = (
+    "anomaly",
     "calibration",
     "density",
     "diagnostics",
@@ -47,6 +48,7 @@ _MODULES = (
     "intervals",
     "invertible",
     "io",
+    "last_layer",
     "likelihood",
     "losses",
     "metrics",

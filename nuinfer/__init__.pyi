@@ -1,3 +1,4 @@
+from . import anomaly as anomaly
 from . import calibration as calibration
 from . import density as density
 from . import diagnostics as diagnostics
@@ -10,6 +11,7 @@ from . import histograms as histograms
 from . import intervals as intervals
 from . import invertible as invertible
 from . import io as io
+from . import last_layer as last_layer
 from . import likelihood as likelihood
 from . import losses as losses
 from . import metrics as metrics

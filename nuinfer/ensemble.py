@@ -9,6 +9,7 @@ and a spec; it gives an `Ensemble` of networks or a `Forest` of boosted trees, b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from .resample import Resample
 from .train import Draw, History, Risk, Training, minimise, outputs_of
 from .trees import Forest, Trees, fit_forest
 
-__all__ = ["Ensemble", "Fitted", "fit", "fit_networks", "standardisation"]
+__all__ = ["Ensemble", "Fitted", "Heads", "fit", "fit_networks", "standardisation"]
 
 Floats = NDArray[np.float64]
 
 _ROWS = 1 << 16  # rows of all networks in one evaluation: their activations stay small
+_ROWS_HIDDEN = 1 << 14  # and of hidden layers, which are kept for a while in float64
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,21 @@ class Ensemble:
             pieces.append((self.slopes(batch, slopes) if slopes else self.tensor(batch)).cpu().double().numpy())
         return np.concatenate(pieces, 1)
 
+    @nets.single_precision()
+    @torch.no_grad()
+    def hidden(self, inputs: Inputs) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Rows, their outputs (K, n), and their last hidden layers with a one behind (K, n, H + 1), piece by piece.
+
+        In float64; ``TypeError`` for networks whose last layer is not known.
+        """
+        weight, bias = (t.double().numpy() for t in self.stack.last_layer(self.state))
+        size = max(1 << 6, int(_ROWS_HIDDEN / (self.networks * inputs.per_event)))
+        for start in range(0, len(inputs), size):
+            batch = self.standardise(inputs.span(start, start + size)).expand(self.networks)
+            h = self.stack.hidden(self.state, batch).double().numpy()
+            f = (h @ weight.swapaxes(1, 2) + bias)[..., 0]
+            yield slice(start, start + h.shape[1]), f, np.concatenate([h, np.ones((*h.shape[:2], 1))], -1)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save."""
         scales = {f"standardise.{name}": t for name, t in self.standardise.arrays().items()}
@@ -98,6 +115,32 @@ class Ensemble:
             )
         state = {name: parts["state"][name] for name in expected}
         return cls(stack, state, Standardise.of_arrays(parts["standardise"]))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Networks that have the hidden layers of those of ``model`` and last layers of their own.
+
+    ``own`` (K,) says whose hidden layers each has, ``shift`` (K, H + 1) what is added to its last layer.
+    """
+
+    model: Ensemble
+    own: NDArray[np.int64]
+    shift: Floats
+
+    @property
+    def history(self) -> None:
+        """There is none: nothing was trained."""
+        return None
+
+    def log(self, inputs: Inputs) -> Floats:
+        """Outputs (K, N), in float64."""
+        found = np.empty((len(self.own), len(inputs)))
+        for rows, f, phi in self.model.hidden(inputs):
+            for member in range(self.model.networks):
+                mine = np.flatnonzero(self.own == member)
+                found[mine, rows] = f[member] + self.shift[mine] @ phi[member].T
+        return found
 
 
 Model = Ensemble | Forest

@@ -44,14 +44,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor
 
-__all__ = ["Balanced", "Loss", "Scored", "Softmax", "alice", "bce", "by_name", "mlc", "nll", "rolr", "sqrt", "square"]
+__all__ = [
+    "Balanced", "Loss", "Scored", "Softmax", "alice", "bce", "by_name", "derivatives", "mlc", "nll", "rolr", "sqrt",
+    "square",
+]  # fmt: skip
+
+Floats = NDArray[np.float64]
 
 #: Of outputs (K, B) or (K, B, C), and of one tensor (K, B) for each class weight and, behind them, each target.
 Loss = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 RatioLoss = Literal["bce", "mlc", "sqrt"]
+#: (f, w1, w0) -> value, first and second derivative in f.
+Derivatives = Callable[[Floats, Floats, Floats], tuple[Floats, Floats, Floats]]
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -99,6 +109,38 @@ def by_name(name: str) -> Loss:
     if name not in _BY_NAME:
         raise ValueError(f"loss: expected one of {', '.join(_BY_NAME)}, found {name!r}")
     return _BY_NAME[name]
+
+
+def derivatives(loss: Loss) -> Derivatives:
+    """A ratio's loss with its first and second derivative in f, summed over nothing, as a function of float64 arrays.
+
+    Raises
+    ------
+    ValueError
+        for another loss than bce, mlc and sqrt.
+    """
+    if loss not in _DERIVATIVES:
+        raise ValueError(f"loss: expected one of {', '.join(_BY_NAME)}, found {getattr(loss, '__name__', loss)}")
+    return _DERIVATIVES[loss]
+
+
+def _bce(f: Floats, w1: Floats, w0: Floats) -> tuple[Floats, Floats, Floats]:
+    s = special.expit(f)
+    both = w1 + w0
+    return 0.5 * (both * np.logaddexp(0, f) - w1 * f), 0.5 * (both * s - w1), 0.5 * both * s * (1 - s)
+
+
+def _mlc(f: Floats, w1: Floats, w0: Floats) -> tuple[Floats, Floats, Floats]:
+    up = 0.5 * w0 * np.exp(f)
+    return up - 0.5 * (w0 + w1 * f), up - 0.5 * w1, up
+
+
+def _sqrt(f: Floats, w1: Floats, w0: Floats) -> tuple[Floats, Floats, Floats]:
+    down, up = 0.5 * w1 * np.exp(-0.5 * f), 0.5 * w0 * np.exp(0.5 * f)
+    return down + up, 0.5 * (up - down), 0.25 * (up + down)
+
+
+_DERIVATIVES: dict[Loss, Derivatives] = {bce: _bce, mlc: _mlc, sqrt: _sqrt}
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,18 @@ class Stack(ABC):
         """The same networks, whose gradient with respect to the flat columns can be differentiated again."""
         return self
 
+    def hidden(self, state: State, batch: Batch) -> Tensor:
+        """The last hidden layer (K, B, H); ``TypeError`` for networks that have none that is known."""
+        raise TypeError(
+            f"last layer: expected networks MLP or DeepSet, found {self.describe()}; train them anew instead"
+        )
+
+    def last_layer(self, state: State) -> tuple[Tensor, Tensor]:
+        """Weight (K, out, H) and bias (K, 1, out) of what follows `hidden`; ``TypeError`` as there."""
+        raise TypeError(
+            f"last layer: expected networks MLP or DeepSet, found {self.describe()}; train them anew instead"
+        )
+
     def describe(self) -> str:
         """What a checkpoint says of the architecture."""
         return type(self).__name__
@@ -384,12 +396,17 @@ def _weight_gradient(grad: Tensor, before: Tensor) -> Tensor:
     return torch.bmm(grad.transpose(1, 2), before)
 
 
-def _plain_layers(x: Tensor, kind: Activation, residual: bool, layers: Sequence[Tensor]) -> Tensor:
+def _plain_layers(x: Tensor, spec: MLP, layers: Sequence[Tensor]) -> Tensor:
+    return _last_layer(_hidden_layers(x, spec, layers), layers[-2], layers[-1])
+
+
+def _hidden_layers(x: Tensor, spec: MLP, layers: Sequence[Tensor]) -> Tensor:
+    """What the last of the layers takes (K, B, H)."""
     h = x
     for index, (weight, bias) in enumerate(zip(layers[:-2:2], layers[1:-2:2], strict=True)):
-        act = _PLAIN[kind](torch.baddbmm(bias, h, weight.transpose(1, 2)))
-        h = h + act if residual and index > 0 else act
-    return _last_layer(h, layers[-2], layers[-1])
+        act = _PLAIN[spec.activation](torch.baddbmm(bias, h, weight.transpose(1, 2)))
+        h = h + act if spec.residual and index > 0 else act
+    return h
 
 
 def _layers(x: Tensor, spec: MLP, work: Workspace, layers: Sequence[Tensor], fused: bool) -> Tensor:
@@ -397,7 +414,7 @@ def _layers(x: Tensor, spec: MLP, work: Workspace, layers: Sequence[Tensor], fus
     if fused:
         out = cast(Tensor, _FusedLayers.apply(x, spec.activation, spec.residual, work, *layers))  # type: ignore[no-untyped-call]
     else:
-        out = _plain_layers(x, spec.activation, spec.residual, layers)
+        out = _plain_layers(x, spec, layers)
     return out.transpose(1, 2)
 
 
@@ -471,6 +488,13 @@ class _MLPStack(Stack):
         fused = training and self.fused
         return _squeezed(_layers(batch.flat, self.spec, self.work, list(state.values()), fused))
 
+    def hidden(self, state: State, batch: Batch) -> Tensor:
+        return _hidden_layers(batch.flat, self.spec, list(state.values()))
+
+    def last_layer(self, state: State) -> tuple[Tensor, Tensor]:
+        weight, bias = list(state.values())[-2:]
+        return weight, bias
+
     def twice(self) -> Stack:
         return _plain(self)
 
@@ -542,14 +566,24 @@ class _DeepSetStack(Stack):
         return _stacked([self._initial(generator(seed, k)) for k in members])
 
     def __call__(self, state: State, batch: Batch, *, training: bool = False) -> Tensor:
+        joined, fused = self._pooled(state, batch, training), training and self.fused
+        return _squeezed(_layers(joined, self.spec.head, self.work, _of(state, "rho"), fused))
+
+    def _pooled(self, state: State, batch: Batch, training: bool) -> Tensor:
+        """What the head takes (K, B, D)."""
         parts = [batch.flat]
         for name, _ in self.shape.clouds:
             cloud, layers = batch.clouds[name], _of(state, f"phi.{name}")
             encoded = _layers(cloud.values, self.phi, self.work, layers, training)
             parts += [_pool(encoded, cloud, self.spec.pool), torch.log1p(cloud.counts())[..., None]]
-        joined = torch.cat(parts, dim=-1)
-        fused = training and self.fused
-        return _squeezed(_layers(joined, self.spec.head, self.work, _of(state, "rho"), fused))
+        return torch.cat(parts, dim=-1)
+
+    def hidden(self, state: State, batch: Batch) -> Tensor:
+        return _hidden_layers(self._pooled(state, batch, False), self.spec.head, _of(state, "rho"))
+
+    def last_layer(self, state: State) -> tuple[Tensor, Tensor]:
+        weight, bias = _of(state, "rho")[-2:]
+        return weight, bias
 
     def twice(self) -> Stack:
         return _plain(self)

@@ -11,7 +11,7 @@ depend on how many members there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,10 @@ class Resample:
     def with_replicas(cls, *, seed: int, members: int, replicas: int, validation: float) -> Resample:
         """``members`` plain ones, and behind them ``replicas`` that are bootstrapped."""
         return cls(seed=seed, members=members + replicas, validation=validation, bootstrap=replicas > 0, plain=members)
+
+    def without_replicas(self) -> Resample:
+        """The plain members alone."""
+        return replace(self, members=self.plain, bootstrap=False)
 
     @property
     def networks(self) -> int:

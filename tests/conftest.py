@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,17 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 def root() -> Path:
     """The folder of the project."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def fast_run(root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs an analysis, by name, with ``--fast`` and further options into ``tmp_path``, where warnings are errors."""
+
+    def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-m", f"analyses.{name}", "--fast", *options, "--out", str(tmp_path)]
+        environment = os.environ | {"MPLBACKEND": "Agg"}
+        return subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    return run

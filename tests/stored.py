@@ -21,6 +21,7 @@ from scipy import stats
 from torch import Tensor, distributions
 
 from nuinfer import MLP, Events, Ragged, Training, Trees, diagnostics, tasks
+from nuinfer.anomaly import bump_hunt
 from nuinfer.density import MAF, NSF, Density, FlowMatching, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
@@ -504,6 +505,8 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "moment_comparison": lambda: MomentComparison(np.array([1.0, -3.0]), np.diag([4.0, 9.0]), np.array([2.0, 4.0]),
                                                   1.25, 2, 0.55, 20),
     "iteration_choice": lambda: IterationChoice(2, True, np.array([0.1, 0.02, 1e-4]), np.array([0.01, 0.01, 3e-4])),
+    # log p [0, ln P(N >= 3 | 1)], and of the toys [0, 5.61]
+    "bump_hunt": lambda: bump_hunt([0, 3], [1.0, 1.0], widths=(1, 1), pseudo_data=[[1, 1], [5, 0]]),
     "response": response,
     "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
     **DIAGNOSTICS,

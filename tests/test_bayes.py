@@ -319,7 +319,14 @@ def changed(**options: Any) -> Callable[[], Any]:
         ({"covariance": np.ones((10, 9))}, "covariance: expected"),
         ({"covariance": np.triu(np.ones((10, 10)))}, "expected a symmetric matrix"),
         ({"covariance": 1 - 2 * np.eye(10)}, "expected no negative eigenvalue"),
-        ({"data": hist.Hist(hist.axis.Regular(10, 0, 1, name="x0")).fill([0.5])}, "data: expected the edges"),
+        (
+            {"data": hist.Hist(hist.axis.Regular(10, 0, 1, name="x0")).fill([0.5])},
+            r"data: expected the bins of axis 0 to be 10 from -3 to 3 .* found 10 from 0 to 1",
+        ),
+        (
+            {"data": hist.Hist(*[hist.axis.Regular(n, 0, 1, name=f"x{n}") for n in (2, 5)])},
+            r"data: expected bins of shape \(10,\), found \(2, 5\)",
+        ),
     ],
 )
 def test_bad_input_is_refused(options: dict[str, Any], message: str) -> None:

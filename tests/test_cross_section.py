@@ -517,6 +517,47 @@ def test_a_ratio_is_compared_through_both_matrices() -> None:
     assert "SpectrumRatio(Binning(p: 5, 5 bins); 0." in repr(ratio)
 
 
+@pytest.mark.parametrize("cross", ["replicas", "none", "matrix"])
+def test_chi2_of_a_ratio_of_few_replicas(cross: str) -> None:
+    """Of Gaussian replicas over known denominators, or over ones with which all cancels but a part: Fisher's F."""
+    rng, mean, below, n = np.random.default_rng(8), np.array([50.0, 60.0, 20.0]), np.array([100.0, 80.0, 60.0]), 12
+    width = np.linalg.cholesky(np.array([[4.0, 1.0, 0.0], [1.0, 5.0, 1.0], [0.0, 1.0, 2.0]]))
+    p_values, plain, values = [], [], []
+    for _ in range(1500):
+        measured_, *draws = mean + rng.standard_normal((n + 1, 3)) @ width.T
+        replicas = np.array(draws)
+        one = spectrum(measured_, covariances={"statistical": np.cov(replicas.T)}, replicas=replicas)
+        known = np.tile(below, (n, 1))
+        other = spectrum(below, covariances={"statistical": np.zeros((3, 3))}, replicas=known)
+        ratio = spectrum_ratio(one, other, cross=np.zeros((3, 3)) if cross == "matrix" else cross)  # type: ignore[arg-type]
+        found = ratio.chi2(mean, below)
+        p_values.append(found.p_value)
+        values.append(found.value)
+        difference = ratio.values - mean / below
+        plain.append(stats.chi2.sf(difference @ np.linalg.solve(ratio.covariance, difference), 3))
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert stats.kstest(plain, "uniform").pvalue < 1e-6
+    # T^2 (n - p - 2) / (n - 1) has mean p
+    assert np.mean(values) == pytest.approx(3, abs=4 * np.std(values) / np.sqrt(len(values)))
+
+
+def test_replicas_behind_a_ratio() -> None:
+    one, other = _pair(8, common=0.1, own=0.05)
+    pairs = np.hstack([one.replicas, other.replicas])
+    ratio = spectrum_ratio(one, other, cross="replicas")
+    assert [count for _, count in ratio.estimated] == [8]
+    np.testing.assert_allclose(ratio.estimated[0][0], ratio.covariance)
+    linear = spectrum_ratio(one, other, cross=np.cov(pairs.T)[:3, 3:])
+    assert [count for _, count in linear.estimated] == [8]
+    np.testing.assert_allclose(linear.estimated[0][0], linear.covariance)
+    apart = spectrum_ratio(one, other, cross="none")
+    assert [count for _, count in apart.estimated] == [8, 8]
+    np.testing.assert_allclose(apart.estimated[0][0] + apart.estimated[1][0], apart.covariance)
+    few = [replace(s, replicas=s.replicas[:5]) for s in (one, other)]
+    with pytest.raises(ValueError, match="replicas"):
+        spectrum_ratio(*few, cross="replicas").chi2(one.values, other.values)
+
+
 def test_bad_ratios() -> None:
     one, other = _pair(20)
     with pytest.raises(ValueError, match="other edges"):

@@ -9,13 +9,13 @@ quantities named beside them.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gaussian_samples import Samples
 from numpy.typing import NDArray
 from scipy import special, stats
 
@@ -51,31 +51,8 @@ PLANE = GaussianUnfolding(
 PROPORTIONAL = replace(LINE, data_fakes="proportional")
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(Samples):
     """A problem with its samples, and the recursion from their moments."""
-
-    problem: GaussianUnfolding
-    n: int
-    seed: int = 1
-
-    @cached_property
-    def simulation(self) -> Events:
-        return self.problem.simulation(self.n, self.seed)
-
-    @cached_property
-    def data(self) -> Events:
-        return self.problem.data(self.n, self.seed)
-
-    @cached_property
-    def background(self) -> Events | None:
-        if self.problem.background_density is None:
-            return None
-        return self.problem.background(self.n, self.seed)
-
-    @cached_property
-    def states(self) -> list[Gaussian]:
-        return self.problem.sample_recursion(4, self.simulation, self.data, self.background)
 
     @property
     def signal(self) -> float:

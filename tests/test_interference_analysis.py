@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,17 +209,9 @@ def test_the_coverage_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_run_of_the_whole_analysis(root: Path, tmp_path: Path) -> None:
+def test_a_small_run_of_the_whole_analysis(fast_run: Any, tmp_path: Path) -> None:
     pytest.importorskip("pyhf")
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "analyses.interference", "--fast", "--seed", "1", "--out", str(tmp_path)],
-        cwd=root,
-        env=os.environ | {"MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    run = fast_run("interference", "--seed", "1")
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["format"], results["seed"]) == (1, 1)

@@ -8,12 +8,12 @@ hash: their numbers of events are Poisson but for one part in 200, as the covari
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gaussian_samples import Samples
 from scipy import stats
 
 from nuinfer import MLP, Events, Training, omnifold
@@ -62,24 +62,7 @@ def from_truth(problem: GaussianUnfolding, found: MatchedMoments) -> tuple[np.nd
     return off / error, *(float(exact @ np.linalg.solve(c, exact)) for c in covariances)
 
 
-@dataclass(frozen=True)
-class Case:
-    problem: GaussianUnfolding
-    n: int = 20_000
-    seed: int = 1
-
-    @cached_property
-    def simulation(self) -> Events:
-        return self.problem.simulation(self.n, self.seed)
-
-    @cached_property
-    def data(self) -> Events:
-        return self.problem.data(self.n, self.seed)
-
-    @cached_property
-    def background(self) -> Events | None:
-        return self.problem.background(self.n, self.seed) if self.problem.background_density else None
-
+class Case(Samples):
     def run(self, **options: Any) -> MatchedMoments:
         names = range(self.problem.dim)
         usual = {"data": self.data, "simulation": self.simulation, "background": self.background,

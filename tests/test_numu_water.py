@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,16 +206,8 @@ def test_report_refuses_what_is_no_number_and_escapes_text() -> None:
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_run_of_the_whole_analysis(root: Path, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "analyses.numu_water", "--fast", "--seed", "1", "--out", str(tmp_path)],
-        cwd=root,
-        env=os.environ | {"MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_a_small_run_of_the_whole_analysis(fast_run: Any, tmp_path: Path) -> None:
+    run = fast_run("numu_water", "--seed", "1")
     assert run.returncode == 0, run.stderr
     assert "chi2" in run.stdout
     assert "Hartlap" in run.stdout

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,16 +141,8 @@ def test_statistics_of_a_hand_made_event() -> None:
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_run_of_the_whole_analysis(root: Path, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "analyses.oscillation_posterior", "--fast", "--out", str(tmp_path)],
-        cwd=root,
-        env=os.environ | {"MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+def test_a_small_run_of_the_whole_analysis(fast_run: Any, tmp_path: Path) -> None:
+    run = fast_run("oscillation_posterior")
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["format"], results["seed"]) == (1, 1)

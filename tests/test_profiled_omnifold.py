@@ -34,6 +34,7 @@ from nuinfer.unfolding import Unfolded
 from nuinfer.unfolding.checks import check_events
 from nuinfer.unfolding.unbinned import profiled
 from nuinfer.unfolding.unbinned.profiled import Profiled, profiled_omnifold
+from nuinfer.unfolding.unbinned.profiled.efficiencies import warn_where_it_varies
 
 TRAIN = Training(epochs=8, batch=512, learning_rate=3e-3)
 SHORT = Training(epochs=4, batch=128, learning_rate=3e-3)
@@ -424,6 +425,56 @@ def test_the_efficiency_that_learned_ratios_do_not_know(learned: ParametrisedRat
         profiled_omnifold(data, simulation, efficiency=lambda theta: -1.0, **both, **options)
 
 
+@pytest.mark.parametrize("slope", [0.25, 0.0])
+def test_an_efficiency_that_a_learned_response_changes_is_told(
+    slope: float, learned: ParametrisedRatio, caplog: Any
+) -> None:
+    """The mean of a ratio of densities is 1; those at low and high truth are not."""
+    _, simulation = _with_efficiency()
+    data = simulation.select(simulation["pass_reco"]).keep(["y"])
+    nuisances = {"slope": Normal("slope", slope, 1e-4)}
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        profiled_omnifold(
+            data, simulation, response=Known(learned, simulation), nuisances=nuisances, nominal={"slope": 0.0},
+            iterations=1, **(COLUMNS | {"reco": ["y"], "training": SHORT}),
+        )  # fmt: skip
+    assert ("expected a mean of 1 at each truth" in caplog.text) == bool(slope)
+    assert "expected a mean of 1 over the simulation" not in caplog.text
+
+
+@pytest.mark.parametrize("change", [0.0, 0.6])
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_an_efficiency_of_all_truth_is_told_by_variations(change: float, centre: float, caplog: Any) -> None:
+    rng, n = np.random.default_rng(5), 4000
+    slope = rng.uniform(centre - 0.5, centre + 0.5, n)
+    seen = rng.random(n) < 0.5 * (1 + change * slope)
+    variations = Events({"slope": slope, "pass_reco": seen}, weight=rng.uniform(0.5, 1.5, n))
+    _, simulation = _with_efficiency()
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        warn_where_it_varies(variations, simulation, ("slope",))
+    assert ("of their truth is reconstructed" in caplog.text) == bool(change)
+    if change:
+        assert ("more than of the simulation" if centre else "more as 'slope' rises") in caplog.text
+
+
+def test_variations_are_looked_at_without_an_acceptance(caplog: Any) -> None:
+    data, simulation = _with_efficiency()
+    few = Events({"slope": np.ones(200), "pass_reco": np.arange(200) < 180, "pass_truth": np.arange(200) < 190})
+    options: dict[str, Any] = COLUMNS | {
+        "reco": ["y"], "iterations": 1, "training": SHORT, "nominal": {"slope": 0.0}, "response": _slope,
+        "nuisances": {"slope": Normal("slope", 0.5, 0.01)},
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING, logger="nuinfer"):
+        profiled_omnifold(data, simulation, variations=few, acceptance=_slope, **options)
+        assert "variations" not in caplog.text
+        profiled_omnifold(data, simulation, variations=few, **options)
+    assert "variations: 0.9474 of their truth is reconstructed, 0.495 of the simulation's" in caplog.text
+    with pytest.raises(ValueError, match="variations: expected a column 'pass_reco', misses included, found none"):
+        profiled_omnifold(data, simulation, variations=few.keep(["slope"]), **options)
+    with pytest.raises(KeyError, match="slope"):
+        profiled_omnifold(data, simulation, variations=few.keep(["pass_reco"]), **options)
+
+
 def test_scaled_fakes_start_at_the_simulation() -> None:
     """Where they start elsewhere, the first step has not learned the data over the simulation as it is."""
     fakes = Events({"t": np.full(30, np.nan), "y1": np.zeros(30), "y2": np.zeros(30)})
@@ -524,7 +575,7 @@ def test_a_bootstrap_starts_where_its_own_outcome_is(given: float | None, monkey
     """Two replicas that differ by the outcome alone, 1.0 and 1.4: 0.17 after an iteration, 0.001 from a given start."""
     case, constraint = Case(WIDE, n=5000, simulated=5000), Normal("width", 1.2, 0.2)
     outcomes = [Normal("width", 1.0, 0.2), Normal("width", 1.4, 0.2)]
-    monkeypatch.setattr(profiled._Model, "fluctuated", lambda self, seed, replica: (outcomes[replica],))
+    monkeypatch.setattr(profiled.model.Model, "fluctuated", lambda self, seed, replica: (outcomes[replica],))
     monkeypatch.setattr(Resample, "bootstrapped", lambda self, member, key: np.ones(len(key), np.uint8))
     start = None if given is None else {"width": given}
     options: dict[str, Any] = {"training": Training(epochs=8, batch=256, learning_rate=3e-3), "iterations": 1}
@@ -640,7 +691,7 @@ EXACT = WIDE.response()
         ({"efficiency": lambda theta: 1.0}, ValueError, "efficiency: expected acceptance=.* found no acceptance"),
         ({"efficiency": lambda theta: 1.0, "acceptance": _slope}, ValueError, "found functions, which are ratios of"),
         ({"acceptance": _slope, "misses": "prior"}, ValueError, "expected misses='conditional' beside it"),
-        ({"iterations": 0}, ValueError, "iterations and members of at least 1"),
+        ({"iterations": 0}, ValueError, "iterations: expected a whole number of at least 1"),
         ({"reco": ["y3"]}, KeyError, "y3"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -280,12 +280,18 @@ class Learned:
         def one(seed: int) -> Floats:
             return unfold(Samples(n, 1000 + seed)).values
 
+        spread = cls.spread(unfold, n, bootstrapped)
+        return cls(each_of(one, range(count))["value"], spread["statistical"], spread["method"])
+
+    @staticmethod
+    def spread(unfold: Callable[..., Spectrum], n: int, bootstrapped: int, **options: Any) -> dict[str, Floats]:
+        """Variances by source (M, B), of 2 members and 50 bootstraps."""
+
         def many(seed: int) -> dict[str, Floats]:
-            found = unfold(Samples(n, 10_000 + seed), members=2, bootstrap=50)
+            found = unfold(Samples(n, 10_000 + seed), members=2, bootstrap=50, **options)
             return {name: np.diag(found.covariances[name]) for name in ("statistical", "method")}
 
-        spread = each_of(many, range(bootstrapped))
-        return cls(each_of(one, range(count))["value"], spread["statistical"], spread["method"])
+        return each_of(many, range(bootstrapped))
 
     def pulls(self, iteration: int, n: int, edges: tuple[float, ...]) -> PseudoExperiments:
         """Against the exact recursion in bins, and beside it the truth."""
@@ -302,8 +308,19 @@ def by_omnifold(one: Samples, **options: Any) -> Spectrum:
     return found.spectrum({"t0": np.array(NARROW)})
 
 
-@pytest.fixture(scope="module")
-def learned() -> Learned:
+@pytest.fixture(scope="module", params=["network", "last layer"])
+def learned(request: pytest.FixtureRequest) -> Learned:
+    """Of both kinds of replicas."""
+    found = trained()
+    if request.param == "network":
+        return found
+    spread = Learned.spread(by_omnifold, 2000, 40, refit="last layer")
+    # one network of each pseudo-experiment has twice the variance of the mean of two, which such replicas leave out
+    return replace(found, variances=spread["statistical"] + 2 * spread["method"], methods=spread["method"])
+
+
+@cache
+def trained() -> Learned:
     return Learned.of(by_omnifold, n=2000)
 
 

@@ -18,6 +18,7 @@ from stored import DATA, MAKERS, SHARES, Halved, main, seen, simulation
 import nuinfer
 from nuinfer import (
     Events,
+    anomaly,
     density,
     diagnostics,
     hashing,
@@ -479,6 +480,13 @@ def test_stored_choice_of_iterations():
     assert (found.iterations, found.found) == (2, True)
     assert found.words.startswith("after 2 iterations held-out events no longer tell data and simulation apart: G = 0")
     np.testing.assert_allclose(found.divergence - found.error, [0.09, 0.01, -2e-4])
+
+
+def test_stored_bump_hunt():
+    found = anomaly.BumpHunt.load(example("bump_hunt"))
+    assert found.window == ((1, 2),)
+    np.testing.assert_allclose(found.log_p, [0, -2.52196826], atol=1e-8)  # of 3 or more where 1 is expected
+    assert found.p_value == pytest.approx(2 / 3)  # one of two toys exceeds
 
 
 def test_stored_unfolded_result():

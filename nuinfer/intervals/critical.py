@@ -53,6 +53,7 @@ __all__ = ["ConfidenceSet", "CriticalValues", "Pinball", "fit_critical_values", 
 Floats = NDArray[np.float64]
 _Path = str | os.PathLike[str]
 
+_KIND = "critical values"  # of the file
 _STEPS, _BATCH = 4000, 256  # of a training by default
 
 
@@ -269,17 +270,25 @@ class CriticalValues:
 
     def save(self, path: _Path) -> None:
         """Write everything to one file; a statistic of the user's own is not kept."""
+        store.save(path, _KIND, *self.saved())
+
+    @classmethod
+    def load(cls, path: _Path) -> CriticalValues:
+        """Read what `save` wrote."""
+        return cls.of_saved(*store.load(path, _KIND))
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The JSON and the arrays that a file holds."""
         spec = {
             "box": listed(self.box), "cls": list(self.cls), "network": spec_of(self.network),
             "scale": list(self.scale), "toys": self.toys,
             "statistic": self.statistic.to_json() if self.statistic else None,
         }  # fmt: skip
-        store.save(path, "critical values", spec, self.model.arrays())
+        return spec, self.model.arrays()
 
     @classmethod
-    def load(cls, path: _Path) -> CriticalValues:
-        """Read what `save` wrote."""
-        spec, arrays = store.load(path, "critical values")
+    def of_saved(cls, spec: Mapping[str, Any], arrays: dict[str, NDArray[Any]]) -> CriticalValues:
+        """The inverse of `saved`."""
         network, levels, box = network_of(spec["network"]), tuple(spec["cls"]), boxed(spec["box"])
         model = model_of(network, Shape(len(box)), arrays, len(levels))
         return cls(box, levels, network, model, tuple(spec["scale"]), spec["toys"], statistic_of(spec["statistic"]))

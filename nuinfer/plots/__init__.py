@@ -18,6 +18,8 @@ What to use when:
 - What does a posterior say of its parameters?  `corner`, several samples on one figure.  Is it right?  `sbc_ranks`,
   `sbc_ecdf`, `expected_coverage`, `tarp_curve`.  Does the model describe the data?  `predictive_statistics`,
   `predictive_overlay`.
+- Is there a bump?  `bump_hunter`, in planes `bump_map`; which windows were tried?  `bump_windows`; how rare is it?
+  `bump_toys`.
 
 Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
 it.  A figure of its own is not registered with pyplot, so nothing needs closing; in a notebook ``ax.figure`` at the end
@@ -27,6 +29,7 @@ can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global s
 
 from .belts import belt, critical_values
 from .breakdowns import breakdown
+from .bumps import bump_hunter, bump_map, bump_toys, bump_windows
 from .choices import iteration_choice, strength_scan, wiener_filter
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
@@ -61,6 +64,10 @@ __all__ = [
     "bin_covariance",
     "bin_coverage",
     "breakdown",
+    "bump_hunter",
+    "bump_map",
+    "bump_toys",
+    "bump_windows",
     "contour",
     "corner",
     "correlation",

@@ -24,8 +24,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -137,9 +135,7 @@ class CalibratedSets:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, atomically: all but the posterior, whose own ``save`` writes that."""
-        with TemporaryDirectory() as folder:
-            self.critical.save(Path(folder) / _KIND)
-            critical, arrays = store.load(Path(folder) / _KIND, "critical values")
+        critical, arrays = self.critical.saved()
         spec = {
             "critical": critical, "posterior": type(self.posterior).__name__, "names": self.posterior.names,
             "interest": self.interest, "statistic": self.statistic, "draws": self.draws,
@@ -161,9 +157,7 @@ class CalibratedSets:
         found = f"{type(posterior).__name__} of {', '.join(posterior.names)}"
         if found != saved:
             raise ValueError(f"posterior: expected the one that the sets were calibrated with, {saved}, found {found}")
-        with TemporaryDirectory() as folder:
-            store.save(Path(folder) / _KIND, "critical values", spec["critical"], arrays)
-            critical = CriticalValues.load(Path(folder) / _KIND)
+        critical = CriticalValues.of_saved(spec["critical"], arrays)
         return cls(posterior, critical, tuple(spec["interest"]), spec["statistic"], spec["draws"])
 
 

@@ -370,14 +370,19 @@ def fit_parametrised_ratio(
         sample.rows, features, options, _loss(gold, weight is not None, score_weight, balance, sample.signed),
         label="parametrised ratio", draw=sample.draw, extra=len(names), slopes=len(names) if gold.score else 0,
     )  # fmt: skip
-    maps = np.empty((0, 0))
-    if validation and (calibrate or sample.signed):
-        held = held_out(learned.model, sample.rows, resample, sample.draw)
-        warn_where_negative(held)
-        maps = np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else maps
+    maps = _maps(learned, sample, calibrate)
     return ParametrisedRatio(
         learned, sample.parameters, sample.reference, sample.yields, loss, calibrate, maps, sample.samples
     )
+
+
+def _maps(learned: Learned, sample: _Prepared, calibrate: Calibration | None) -> Floats:
+    """The maps of the networks' outputs, none where there is no calibration; warns where densities go negative."""
+    if not learned.resample.validation or not (calibrate or sample.signed):
+        return np.empty((0, 0))
+    held = held_out(learned.model, sample.rows, learned.resample, sample.draw)
+    warn_where_negative(held)
+    return np.stack([calibration.fit_calibration(calibrate, *h) for h in held]) if calibrate else np.empty((0, 0))
 
 
 def _loss(gold: _Gold, both: bool, score_weight: float, balance: float, signed: bool) -> Loss:

@@ -49,12 +49,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from .. import metrics, store
 from ..errors import check_finite, missing
 from .binning import Binning
-from .spectrum import Chi2, Spectrum, quadratic_form
+from .spectrum import Chi2, Spectrum, compared
 
 if TYPE_CHECKING:
     import hist
@@ -477,6 +476,8 @@ class SpectrumRatio:
         The matrices (B, B) of both, None where there is none.
     replicas:
         Ratios (R, B), replica by replica.
+    estimated:
+        What of the covariance is of replicas or members, (B, B), and of how many.
     """
 
     binning: Binning
@@ -485,6 +486,7 @@ class SpectrumRatio:
     joint: Floats
     smearings: tuple[Floats | None, Floats | None]
     replicas: Floats
+    estimated: tuple[tuple[Floats, int], ...] = ()
 
     @property
     def uncertainty(self) -> Floats:
@@ -492,10 +494,18 @@ class SpectrumRatio:
         return np.sqrt(np.diag(self.covariance))
 
     def chi2(self, one: ArrayLike, other: ArrayLike) -> Chi2:
-        """Of a model's numerator and denominator (B,), each smeared by its own matrix before they are divided."""
+        """Of a model's numerator and denominator (B,), each smeared by its own matrix before they are divided.
+
+        Of replicas the value has Hartlap's factor in it, and the probability is that of Hotelling's T^2, as in
+        `Spectrum.chi2`.
+
+        Raises
+        ------
+        ValueError
+            for models of other bins, or a covariance of no more replicas than degrees of freedom + 2.
+        """
         smeared = [_smeared(m, a, len(self.values)) for m, a in zip((one, other), self.smearings, strict=True)]
-        value, dof = quadratic_form(self.values - smeared[0] / smeared[1], self.covariance)
-        return Chi2(value, dof, float(special.chdtrc(dof, value)))
+        return compared(self.values - smeared[0] / smeared[1], self.covariance, self.estimated)
 
     def __repr__(self) -> str:
         return (f"SpectrumRatio({self.binning!r}; {self.values.min():.4g} to {self.values.max():.4g}, uncertainties "
@@ -542,14 +552,35 @@ def spectrum_ratio(
         pairs = _pairs(one, other)
         ratios = pairs[:, : len(a)] / pairs[:, len(a) :]
         rest = _joint(_beside(one), _beside(other), shared)
-        covariance = metrics.replica_covariance(ratios) + slope @ rest @ slope.T
+        own = metrics.replica_covariance(ratios)
+        covariance = own + slope @ rest @ slope.T
         joint = metrics.replica_covariance(pairs) + rest
+        estimated = [(own, len(ratios)), *_estimated(one, other, slope, None)]
     else:
         ratios = np.empty((0, len(a)))
-        joint = _joint(one.covariance, other.covariance, shared + _cross(cross, len(a)))
+        between = _cross(cross, len(a))
+        joint = _joint(one.covariance, other.covariance, shared + between)
         _check_joint(joint)
         covariance = slope @ joint @ slope.T
-    return SpectrumRatio(one.binning, a / b, covariance, joint, (one.smearing, other.smearing), ratios)
+        estimated = _estimated(one, other, slope, between)
+    return SpectrumRatio(one.binning, a / b, covariance, joint, (one.smearing, other.smearing), ratios,
+                         tuple(estimated))  # fmt: skip
+
+
+def _estimated(one: Binned, other: Binned, slope: Floats, cross: Floats | None) -> list[tuple[Floats, int]]:
+    """What of both covariances is of replicas or members, as covariances (B, B) of the ratio; None: of members alone.
+
+    A cross-covariance of two that have replicas is taken to be that of their replicas.
+    """
+    parts = [(c._spectrum if isinstance(c, CrossSection) else c)._estimated(method=cross is None) for c in (one, other)]
+    slopes = np.split(slope, 2, axis=1)
+    found = [(by @ own @ by.T, count) for by, part in zip(slopes, parts, strict=True) for own, count in part]
+    counts = len(one.replicas), len(other.replicas)
+    if cross is None or not cross.any() or min(counts) < 2:
+        return found
+    (first, _), (second, _) = parts[0][0], parts[1][0]
+    rest = [(by @ own @ by.T, count) for by, part in zip(slopes, parts, strict=True) for own, count in part[1:]]
+    return [(slope @ _joint(first, second, cross) @ slope.T, min(counts)), *rest]
 
 
 def _check_pair(one: Binned, other: Binned) -> None:

@@ -1,23 +1,39 @@
-"""The events that methods without bins work on: which rows have truth, reco or both, and the keys of bootstraps."""
+"""The events that methods without bins work on: which rows have truth, reco or both, and the keys of bootstraps.
+
+Results know what they were unfolded from as `FromData`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
+from .. import hashing
 from ..events import Events, flag, positive_total
+from ..resample import Resample, mean_one
+
+if TYPE_CHECKING:
+    from ..ensemble import Fitted, Heads
+    from ..features import Inputs
+    from ..train import Training
 
 __all__ = [
+    "FromData",
     "Rows",
     "check_counts",
     "check_factors",
     "check_iteration",
     "check_signal",
     "key_of",
+    "purity",
     "reconstructed",
     "warn_of_shared_keys",
 ]
@@ -26,6 +42,10 @@ _log = logging.getLogger("nuinfer")
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
+
+#: Steps in which a purity is learned, at least: to the statistics of few fakes, of which the usual epochs have some 50
+#: steps, and leave it short of training.
+PURITY_STEPS = 900
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,50 @@ def warn_of_shared_keys(
                          "same", what, one, other, shared, effect)  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class FromData:
+    """A result that knows its data, and whose bootstraps are hashes of ids by ``seed`` and ``group``.
+
+    Attributes
+    ----------
+    seen:
+        The data and the background, for ``check``: in memory alone, and None for what was loaded or changed.
+    """
+
+    seen: tuple[Events, Events | None] | None = field(default=None, init=False)
+
+    if TYPE_CHECKING:
+
+        @property
+        def seed(self) -> int:
+            """Of the bootstraps."""
+
+        @property
+        def group(self) -> str | None:
+            """The column of the ids' groups."""
+
+    def with_data(self, data: Events, background: Events | None = None) -> Self:
+        """The same, which knows what it was unfolded from, by reference, until it is saved or changed."""
+        found = replace(self)
+        object.__setattr__(found, "seen", (data, background))
+        return found
+
+    def _known(self, data: Events | None, background: Events | None) -> tuple[Self, Events, Events | None]:
+        """The same with these data or, without them, its own; ``ValueError`` where it has none."""
+        known = self if data is None else self.with_data(data, background)
+        if known.seen is None or (data is None and background is not None):
+            raise ValueError("check: expected data=, and background= where there is any: a result that was loaded or "
+                             "changed does not know them; or neither of one that does")  # fmt: skip
+        return known, *known.seen
+
+    def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
+        """How often a replica counted each of ``events`` (N,): data, background or simulation.
+
+        They are told by their ids, or by ``group`` where they have that column.
+        """
+        return hashing.poisson(key_of(events, self.group), self.seed, "bootstrap", replica)
+
+
 def check_iteration(iteration: int, count: int) -> int:
     """The number of one of ``count`` iterations; ``ValueError`` for others."""
     if not 0 <= iteration < count:
@@ -104,3 +168,35 @@ def check_counts(*, least: int = 1, **counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, int | np.integer) or count < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, found {count!r}")
+
+
+def purity(
+    fit: Callable[[tuple[Floats, Floats], Keys, Training], Fitted | Heads], rows: Rows, weight: Floats, key: Keys,
+    observed: Inputs, resample: Resample, training: Training,
+) -> Floats:  # fmt: skip
+    """The simulation's signal fraction p(x) at each observed row (networks, rows), by a ratio of signal to fakes.
+
+    Parameters
+    ----------
+    fit:
+        (weights, key, training) -> the log ratio of signal to fakes, on the signal rows and behind them the fakes.
+    weight:
+        Of the simulation (events,), or (networks, events).
+    key:
+        Of the simulation (events,).
+    training:
+        With more epochs where its own would be fewer than `PURITY_STEPS` steps.
+    """
+    which = np.concatenate([rows.signal, rows.fakes])
+    own, is_signal = weight[..., which], np.arange(len(which)) < len(rows.signal)
+    one, zero = np.where(is_signal, own, 0.0), np.where(is_signal, 0.0, own)
+    positive_total("fakes", np.atleast_2d(zero)[0])
+    fitted = fit((mean_one(one), mean_one(zero)), key[which], _long_enough(training, len(which)))
+    times = resample.counts(key[which])
+    odds = np.log((times * one).sum(1) / (times * zero).sum(1))
+    return np.asarray(special.expit(fitted.log(observed) + odds[:, None]))
+
+
+def _long_enough(training: Training, rows: int) -> Training:
+    epochs = math.ceil(PURITY_STEPS / math.ceil(rows / training.batch))
+    return replace(training, epochs=max(training.epochs, epochs))

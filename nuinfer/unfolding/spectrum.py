@@ -198,37 +198,27 @@ class Spectrum:
         ValueError
             for a model of other bins, no covariance, or one of no more replicas than degrees of freedom + 2.
         """
-        difference = self.values - self.smear(model)
         total = self.covariance + (0.0 if covariance is None else np.asarray(covariance, np.float64))
-        value, dof = quadratic_form(difference, total)
-        draws = self._draws(total)
-        if not np.isfinite(draws):
-            return Chi2(value, dof, float(special.chdtrc(dof, value)))
-        return Chi2(metrics.hartlap(int(draws), dof) * value, dof, metrics.hotelling(value, int(draws), dof))
+        return compared(self.values - self.smear(model), total, self._estimated())
 
     @property
     def draws(self) -> float:
         """The effective number of replicas behind the covariance, see the module; infinite where it is of none."""
-        return self._draws(self.covariance)
+        return effective_draws(self.covariance, self._estimated())
 
     @property
     def enough_draws(self) -> bool:
         """Whether the covariance is of enough replicas for `chi2`: more than its rank + 2."""
         return self.draws > len(whitening(self.covariance)) + 2
 
-    def _draws(self, total: Floats) -> float:
-        """The number, rounded down, of a sum of covariances."""
-        parts = [(metrics.replica_covariance(self.replicas), len(self.replicas))] if len(self.replicas) > 1 else []
+    def _estimated(self, *, method: bool = False) -> list[tuple[Floats, int]]:
+        """The covariances (B, B) that are of replicas or members, and of how many; of ``method`` alone on request."""
+        found = []
+        if len(self.replicas) > 1 and not method:
+            found.append((metrics.replica_covariance(self.replicas), len(self.replicas)))
         if "method" in self.covariances and len(self.members) > 1:
-            parts.append((self.covariances["method"], len(self.members)))
-        root = whitening(total)
-        p, spread = len(root), 0.0
-        for own, count in parts:  # a part is at most the whole, up to what `positive` and rounding change
-            share = np.clip(np.linalg.eigvalsh(root @ own @ root.T), 0.0, 1.0)
-            if count <= p + 2 and share.max(initial=0.0) > _MOST:
-                return float(count)
-            spread += ((share**2).sum() + share.sum() ** 2) / (count - 1)
-        return float(np.floor(1 + (p + p**2) / spread + 1e-6)) if spread > 0 else np.inf
+            found.append((self.covariances["method"], len(self.members)))
+        return found
 
     def check(
         self,
@@ -424,6 +414,27 @@ def quadratic_form(difference: Floats, covariance: Floats, *, smallest: float = 
         return np.inf, int((sigma > 0).sum())
     whitened = whitening(covariance, smallest=smallest) @ difference
     return float((whitened**2).sum()), len(whitened)
+
+
+def compared(difference: Floats, covariance: Floats, estimated: Sequence[tuple[Floats, int]]) -> Chi2:
+    """The chi-squared of a difference (B,), where parts of the covariance (B, B) are of replicas: see the module."""
+    value, dof = quadratic_form(difference, covariance)
+    draws = effective_draws(covariance, estimated)
+    if not np.isfinite(draws):
+        return Chi2(value, dof, float(special.chdtrc(dof, value)))
+    return Chi2(metrics.hartlap(int(draws), dof) * value, dof, metrics.hotelling(value, int(draws), dof))
+
+
+def effective_draws(total: Floats, estimated: Sequence[tuple[Floats, int]]) -> float:
+    """The number of replicas, rounded down, behind a sum of covariances parts of which are of so many."""
+    root = whitening(total)
+    p, spread = len(root), 0.0
+    for own, count in estimated:  # a part is at most the whole, up to what `positive` and rounding change
+        share = np.clip(np.linalg.eigvalsh(root @ own @ root.T), 0.0, 1.0)
+        if count <= p + 2 and share.max(initial=0.0) > _MOST:
+            return float(count)
+        spread += ((share**2).sum() + share.sum() ** 2) / (count - 1)
+    return float(np.floor(1 + (p + p**2) / spread + 1e-6)) if spread > 0 else np.inf
 
 
 def whitening(covariance: Floats, *, smallest: float = 1e-12) -> Floats:

@@ -34,18 +34,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import hashing, metrics, store, tasks
+from .. import hashing, losses, metrics, store, tasks
 from ..events import Events, Ragged
 from ..features import Features
 from ..losses import RatioLoss
 from ..nets import MLP, Network
+from ..resample import Resample
 from ..train import Training
 from ..trees import Trees
 from .binning import Binning, BinningLike, same_bins
 from .measured import Counts
-from .samples import check_factors, key_of
+from .samples import check_counts, check_factors, key_of
 from .spectrum import Spectrum
-from .unbinned.reweighting import TRAINING, omnifold
+from .unbinned.reweighting import TRAINING, check_refit, omnifold, prepared, unfolded
+from .unbinned.steps import Fit, Refit
 
 __all__ = ["Source", "Thrown", "Throws", "omnifold_throws", "unfold_throws"]
 
@@ -344,6 +346,7 @@ def omnifold_throws(
     fakes: Literal["subtract", "scale"] = "subtract",
     iterations: int = 3,
     members: int = 1,
+    refit: Literal["network", "last layer"] = "network",
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: RatioLoss = "bce",
     training: Training = TRAINING,
@@ -355,44 +358,50 @@ def omnifold_throws(
     """`unfold_throws` by OmniFold: all throws as networks of one batched training where the inputs allow it.
 
     They do where every source changes weights alone and everything is bootstrapped.  Else, as for a shift of energies,
-    each throw is trained by itself, and goes through ``executor``.
+    each throw is fitted by itself, and goes through ``executor``; with ``refit="last layer"`` it is not trained then
+    either, but takes the hidden layers of the nominal unfolding.
 
     Parameters
     ----------
     bins:
         Of the spectrum in truth: edges by column, or a `Binning`.
-    reco, truth, background, misses, fakes, iterations, members, network, loss, training, device, checkpoint, progress:
-        As in `omnifold`; ``members`` make the nominal spectrum, a throw is one network.
+    reco, truth, background, misses, fakes, iterations, members, refit, network, loss, training, device, checkpoint, \
+    progress:
+        As in `omnifold`; ``members`` make the nominal spectrum, a throw is one network, or the last layer of a member.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError, NotConverged
         as `omnifold` and `unfold_throws`.
     """
-    options: dict[str, Any] = {
-        "reco": reco, "truth": truth, "misses": misses, "fakes": fakes, "iterations": iterations, "network": network,
-        "loss": loss, "training": training, "device": device,
+    check_refit(refit, network)
+    check_counts(iterations=iterations, members=members)
+    rules: dict[str, Any] = {"reco": reco, "truth": truth, "misses": misses, "fakes": fakes}
+    options = rules | {
+        "iterations": iterations, "network": network, "loss": loss, "training": training, "device": device
     }  # fmt: skip
-    binning = Binning.of(bins)
-    nominal, others = _selected(throws, simulation), _selected(throws, background)
-    factors = more = None
-    if throws.data and throws.simulation and not throws.alone:  # what `omnifold` bootstraps
-        factors = _weights_alone(throws, simulation, nominal, "simulation")
-        if factors is not None and background is not None:
-            more = _weights_alone(throws, background, others, "background")
-    if factors is None or (background is not None and more is None):
-        unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
-        return unfold_throws(
-            unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,
-            progress=progress,
+    binning, others = Binning.of(bins), _selected(throws, background)
+    nominal = _selected(throws, simulation)
+    universes = _universes(throws, simulation, nominal, background, others)
+    if universes is not None:
+        result = omnifold(
+            data, nominal, background=others, members=members, bootstrap=throws.count, universes=universes[0],
+            background_universes=universes[1], group=throws.group, seed=throws.seed, checkpoint=checkpoint,
+            progress=progress, refit=refit, **options,
         )  # fmt: skip
-    result = omnifold(
-        data, nominal, background=others, members=members, bootstrap=throws.count, universes=factors,
-        background_universes=more, group=throws.group, seed=throws.seed, checkpoint=checkpoint, progress=progress,
-        **options,
+        spectrum = result.spectrum(binning)
+        return Thrown(replace(spectrum, replicas=spectrum.replicas[:0]), spectrum.replicas, _alphas(throws), {})
+    unfold: Unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
+    if refit == "last layer":
+        resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=0, validation=0.0)
+        fit = Fit(network, losses.by_name(loss), training, resample, device, None, progress, layers={})
+        run = prepared(data, nominal, others, group=None, fit=fit, **rules)
+        spectrum = unfolded(run, iterations, None).spectrum(binning)
+        unfold = functools.partial(_refolded, spectrum, fit, iterations, rules)
+    return unfold_throws(
+        unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,
+        progress=progress,
     )  # fmt: skip
-    spectrum = result.spectrum(binning)
-    return Thrown(replace(spectrum, replicas=spectrum.replicas[:0]), spectrum.replicas, _alphas(throws), {})
 
 
 def _omnifolded(
@@ -403,6 +412,31 @@ def _omnifolded(
     many = members if seed == nominal else 1
     result = omnifold(data, simulation, background=background, members=many, seed=seed, progress=False, **options)
     return result.spectrum(binning)
+
+
+def _refolded(
+    nominal: Spectrum, fit: Fit, iterations: int, rules: Mapping[str, Any], data: Events, simulation: Events,
+    background: Events | None, seed: int,
+) -> Spectrum:  # fmt: skip
+    """One throw, by the last layers of a member of ``fit``, or the nominal spectrum."""
+    if seed == fit.resample.seed:
+        return nominal
+    again = Refit.of(fit, Resample.with_replicas(seed=seed, members=1, replicas=0, validation=0.0), seed)
+    run = prepared(data, simulation, background, group=None, fit=again, **rules)
+    return unfolded(run, iterations, None).spectrum(nominal.binning)
+
+
+def _universes(
+    throws: Throws, simulation: Events, nominal: Events, background: Events | None, others: Events | None
+) -> tuple[Floats, Floats | None] | None:
+    """Factors (events, K) of simulation and background, None where one batch cannot hold the throws."""
+    if throws.alone or not (throws.data and throws.simulation):  # `omnifold` bootstraps everything
+        return None
+    factors = _weights_alone(throws, simulation, nominal, "simulation")
+    if factors is None or background is None or others is None:
+        return None if factors is None else (factors, None)
+    more = _weights_alone(throws, background, others, "background")
+    return None if more is None else (factors, more)
 
 
 def _weights_alone(throws: Throws, events: Events, nominal: Events, sample: Sample) -> Floats | None:

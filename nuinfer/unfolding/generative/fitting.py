@@ -59,7 +59,7 @@ from ...nets import MLP, DeepSet, Network, Transformer
 from ...resample import Resample, mean_one
 from ...train import Draw, Drawn, History, Training, digest
 from ..measured import check_fakes
-from ..samples import Rows, check_counts, check_signal, key_of, reconstructed, warn_of_shared_keys
+from ..samples import Rows, check_counts, check_signal, key_of, purity, reconstructed, warn_of_shared_keys
 from .result import GenerativeIteration, GenerativeUnfolding
 from .truth_functions import TruthFunction, classifier_of, part_of, standardised
 
@@ -443,21 +443,17 @@ def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction |
 
 
 def _purity(sample: _Sample, fit: _Fit, columns: TrainingRows) -> Floats:
-    """The simulation's signal fraction p(x) at each measured event (networks, R), by a ratio of signal to fakes."""
-    rows = np.concatenate([sample.rows.signal, sample.rows.fakes])
-    weight, is_signal = sample.simulation.weight[rows], np.arange(len(rows)) < len(sample.rows.signal)
-    one, zero = np.where(is_signal, weight, 0.0), np.where(is_signal, 0.0, weight)
-    positive_total("fakes", zero)
-    key, resample, reco = sample.key[rows], fit.resample, cast(Features, columns.condition)
+    """p(x) at each measured event (networks, R): see `nuinfer.unfolding.samples.purity`."""
+    rows, reco = sample.rows, cast(Features, columns.condition)
     network = cast(Network, columns.embedding) if reco.clouds else fit.classifier
-    fitted = fit_networks(
-        reco.tensors(sample.simulation.select(rows)), (mean_one(one), mean_one(zero)), key, resample,
-        stack=nets.stack(network, reco.shape), loss=losses.bce, training=fit.classifier_training,
-        **fit.options("purity"),
-    )  # fmt: skip
-    times = resample.counts(key)
-    odds = np.log((times @ one) / (times @ zero))
-    return np.asarray(special.expit(fitted.log(reco.tensors(sample.observed)) + odds[:, None]))
+    inputs = reco.tensors(sample.simulation.select(np.concatenate([rows.signal, rows.fakes])))
+
+    def fitted(pair: tuple[Floats, Floats], key: Keys, training: Training) -> Fitted:
+        return fit_networks(inputs, pair, key, fit.resample, stack=nets.stack(network, reco.shape), loss=losses.bce,
+                            training=training, **fit.options("purity"))  # fmt: skip
+
+    return purity(fitted, rows, sample.simulation.weight, sample.key, reco.tensors(sample.observed), fit.resample,
+                  fit.classifier_training)  # fmt: skip
 
 
 def _check(fakes: str, outside: float, bootstrap: int, **counts: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from ... import ensemble, hashing, store
+from ... import ensemble, store
 from ...density.flow_density import Density
 from ...diagnostics import SBC, sbc
 from ...events import Events, flag
@@ -20,7 +20,7 @@ from ...features import Features
 from ...nets import Network
 from ...train import History
 from ..binning import Binning, BinningLike, filled
-from ..samples import check_iteration, key_of
+from ..samples import FromData, check_iteration
 from ..spectrum import Spectrum, of_replicas
 from .truth_functions import TruthFunction
 
@@ -63,7 +63,7 @@ class GenerativeIteration:
 
 
 @dataclass(frozen=True, eq=False)
-class GenerativeUnfolding:
+class GenerativeUnfolding(FromData):
     """Draws of the truth for each measured event; made by `generative_unfolding`.
 
     The R measured events are those of the data and, with negative weights, of background and fakes to subtract.
@@ -83,7 +83,8 @@ class GenerativeUnfolding:
     outside:
         The share of the data that lies outside the simulation's range in a flat reco column.
     seen:
-        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.
+        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.  It and
+        the methods that go with it are `nuinfer.unfolding.samples.FromData`'s.
     """
 
     id: Keys
@@ -97,13 +98,6 @@ class GenerativeUnfolding:
     seed: int
     group: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    seen: tuple[Events, Events | None] | None = field(default=None, init=False)
-
-    def with_data(self, data: Events, background: Events | None = None) -> GenerativeUnfolding:
-        """The same, which knows what it was unfolded from, by reference, until it is saved or changed."""
-        found = replace(self)
-        object.__setattr__(found, "seen", (data, background))
-        return found
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -184,13 +178,6 @@ class GenerativeUnfolding:
             for t, w in zip(truth, weight, strict=False)
         ]
         return np.array(rows, np.float64).reshape(len(truth), binning.size)
-
-    def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
-        """How often a replica counted each of ``events`` (N,): data, background or simulation.
-
-        They are told by their ids, or by ``group`` where they have that column.
-        """
-        return hashing.poisson(key_of(events, self.group), self.seed, "bootstrap", replica)
 
     # -- event by event
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ... import hashing, store
+from ... import store
 from ...events import Events, flag
 from ...train import History
 from ..binning import Binning, BinningLike, filled
-from ..samples import check_iteration, key_of
+from ..samples import FromData, check_iteration
 from ..spectrum import Spectrum, of_replicas
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Iteration:
 
 
 @dataclass(frozen=True, eq=False)
-class Unfolded:
+class Unfolded(FromData):
     """Weights that turn the simulation into what the data say; made by `omnifold`.
 
     Attributes
@@ -71,7 +71,8 @@ class Unfolded:
     iterations:
         What happened in each.
     seen:
-        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.
+        The data and the background, for `check`: in memory alone, and None for what was loaded or changed.  It and
+        the methods that go with it are `nuinfer.unfolding.samples.FromData`'s.
     """
 
     simulation: Events
@@ -81,13 +82,6 @@ class Unfolded:
     seed: int
     group: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    seen: tuple[Events, Events | None] | None = field(default=None, init=False)
-
-    def with_data(self, data: Events, background: Events | None = None) -> Unfolded:
-        """The same, which knows what it was unfolded from, by reference, until it is saved or changed."""
-        found = replace(self)
-        object.__setattr__(found, "seen", (data, background))
-        return found
 
     def spectrum(self, bins: BinningLike, *, iteration: int | None = None, reconstructed: bool = False) -> Spectrum:
         """The unfolded spectrum of one or more columns of the simulation, in bins of their true values.
@@ -166,25 +160,15 @@ class Unfolded:
         from ...features import Features
         from ..checks import Thresholds, check_events
 
-        known = self if data is None else self.with_data(data, background)
-        if known.seen is None or (data is None and background is not None):
-            raise ValueError("check: expected data=, and background= where there is any: a result that was loaded or "
-                             "changed does not know them; or neither of one that does")  # fmt: skip
+        known, data, background = self._known(data, background)
         if features is None and "reco" not in self.settings:
             raise ValueError("check: expected features= of the two-sample test, as the settings have no 'reco'")
         return check_events(
-            known, known.seen[0], background=known.seen[1], truth=truth, reco=reco,
+            known, data, background=background, truth=truth, reco=reco,
             features=Features.from_json(self.settings["reco"]) if features is None else features, closed=closed,
             pseudo_data=pseudo_data, pseudo_experiments=pseudo_experiments, priors=priors, network=network,
             training=training, seed=seed, group=self.group, thresholds=thresholds or Thresholds(),
         )  # fmt: skip
-
-    def bootstrap_times(self, replica: int, events: Events) -> NDArray[np.uint8]:
-        """How often a replica counted each of ``events`` (N,): data, background or simulation.
-
-        They are told by their ids, or by ``group`` where they have that column.
-        """
-        return hashing.poisson(key_of(events, self.group), self.seed, "bootstrap", replica)
 
     def __repr__(self) -> str:
         moves = ", ".join(f"{step.movement.mean():.3g}" for step in self.iterations)

@@ -17,7 +17,8 @@ is low, and keeps the reco rate from being the data's before convergence.
 
 **Background and fakes.**  Background events enter step 1 as data with negative weight.  Fakes (``pass_truth`` false) do
 too with ``"subtract"``, which keeps their absolute yield; with ``"scale"`` the data are weighted by the simulation's
-purity p(x) = S_0 / (S_0 + F_0), learned, which keeps their fraction at each x.
+purity p(x) = S_0 / (S_0 + F_0), learned, which keeps their fraction at each x.  Few fakes need many epochs: it is
+trained for `nuinfer.unfolding.samples.PURITY_STEPS` steps at least.
 
 **Rate.**  Ratios are absolute: after each step the weights are normalised so that the reconstructed signal's sum is
 that of the data's signal part (with ``misses="prior"``: that of omega and the misses).
@@ -28,7 +29,9 @@ D'Agostini, Nucl. Instrum. Meth. A 362 (1995) 487 (iterative Bayes, its binned l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +41,14 @@ from numpy.typing import ArrayLike, NDArray
 from ... import losses
 from ...events import Events
 from ...features import Features
-from ...nets import MLP, Network
+from ...nets import MLP, DeepSet, Network
 from ...resample import Resample
 from ...train import Training
 from ...trees import Trees
 from ..measured import check_fakes
-from ..samples import check_factors, warn_of_shared_keys
+from ..samples import check_counts, check_factors, warn_of_shared_keys
 from .result import Unfolded
-from .steps import Fit, Run, SampleWeights, purity, tables
+from .steps import Fit, Refit, Run, SampleWeights, purity_of, tables
 
 __all__ = ["omnifold"]
 
@@ -68,6 +71,7 @@ def omnifold(
     iterations: int = 3,
     members: int = 1,
     bootstrap: int = 0,
+    refit: Literal["network", "last layer"] = "network",
     universes: ArrayLike | None = None,
     background_universes: ArrayLike | None = None,
     group: str | None = None,
@@ -105,6 +109,9 @@ def omnifold(
         So many further replicas, each on its own Poisson bootstrap of data, background and simulation: the statistical
         covariance.  All of them train together with the members.  Multiplicities are hashes of ids, so that data,
         background and simulation need ids of their own (those that are not given are).
+    refit:
+        What each of these replicas fits: the whole ``"network"``; or the ``"last layer"`` of a member's networks, which
+        costs a small part of it and leaves out the noise of training (`nuinfer.last_layer`; `MLP` and `DeepSet` only).
     universes, background_universes:
         Factors (events, bootstrap) of the weights of simulation and background, a column a replica: systematics that
         change weights alone, thrown together with the statistics and trained in the same batch.
@@ -129,7 +136,9 @@ def omnifold(
     ValueError
         for empty samples, totals that are not positive (of the simulation, or of the data after subtraction), columns
         that are not finite where their flag is true; universes of another shape, negative or not finite;
-        ``KeyError``, ``TypeError`` for columns missing or of another kind.
+        ``KeyError``, ``TypeError`` for columns missing or of another kind, and for networks that cannot be refitted.
+    NotConverged
+        for replicas whose last layers do not converge.
 
     Examples
     --------
@@ -143,18 +152,32 @@ def omnifold(
     >>> bool(abs(np.average(t, weights=result.weights[0])) < 0.1)
     True
     """
-    check_counts(iterations, members, bootstrap)
+    check_counts(iterations=iterations, members=members)
+    check_counts(bootstrap=bootstrap, least=0)
+    check_refit(refit, network)
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
+    apart = refit == "last layer" and bootstrap > 0
     resample = Resample.with_replicas(seed=seed, members=members, replicas=bootstrap, validation=validation)
     fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
     factors = _factors("universes", universes, len(simulation), members, bootstrap)
-    run = prepared(data, simulation, background, reco, truth, misses, fakes, group, fit, factors, background_universes)
-    steps = [run.iterate(number) for number in range(iterations)]
-    replicas = run.replicas(factors)
-    weights, settings = run.full_weights(0, members), run.settings(iterations)
-    found = Unfolded(simulation, weights, replicas, tuple(steps), seed, group, settings)
-    return found.with_data(data, background)
+    varied = factors, background_universes
+    start = functools.partial(prepared, data, simulation, background, reco, truth, misses, fakes, group)
+    if not apart:
+        return unfolded(start(fit, *varied), iterations, group, factors).with_data(data, background)
+    members_alone = fit.plain()
+    found = unfolded(start(members_alone), iterations, group)
+    again = unfolded(start(Refit.of(members_alone, resample), *varied), iterations, group, factors)
+    return replace(found, replicas=again.replicas).with_data(data, background)
+
+
+def unfolded(run: Run, iterations: int, group: str | None, factors: Floats | None = None) -> Unfolded:
+    """The result of all iterations, with the factors (networks, events) in its replicas."""
+    steps = tuple(run.iterate(number) for number in range(iterations))
+    resample = run.fit.resample
+    weights = run.full_weights(0, resample.plain)
+    settings = run.settings(iterations)
+    return Unfolded(run.sample.simulation, weights, run.replicas(factors), steps, resample.seed, group, settings)
 
 
 def prepared(
@@ -171,7 +194,7 @@ def prepared(
     own = SampleWeights.of(sample, factors, others)
     observed = own.observed
     if fakes == "scale" and len(sample.rows.fakes):
-        observed = observed * purity(sample, own, fit, reco)
+        observed = observed * purity_of(sample, own, fit, reco)
     return make(sample, own, fit, reco, truth, observed, misses, fakes)
 
 
@@ -187,15 +210,15 @@ def _factors(what: str, given: ArrayLike | None, events: int, members: int, repl
     return np.concatenate([np.ones((members, events)), found.T])
 
 
+def check_refit(refit: str, network: Network | Trees) -> None:
+    """Raise for another word, and for networks whose last layers are not known."""
+    if refit not in ("network", "last layer"):
+        raise ValueError(f"refit: expected 'network' or 'last layer', found {refit!r}")
+    if refit == "last layer" and not isinstance(network, MLP | DeepSet):
+        raise TypeError(f"refit='last layer': expected an MLP or a DeepSet, found {network!r}; take refit='network'")
+
+
 def _check_rules(misses: str, fakes: str) -> None:
     if misses not in ("conditional", "prior"):
         raise ValueError(f"misses: expected 'conditional' or 'prior', found {misses!r}")
     check_fakes(fakes)
-
-
-def check_counts(iterations: int, members: int, bootstrap: int) -> None:
-    counts: tuple[object, ...] = iterations, members, bootstrap
-    whole = all(isinstance(n, int | np.integer) for n in counts)
-    if not whole or iterations < 1 or members < 1 or bootstrap < 0:
-        raise ValueError(f"expected whole numbers, iterations and members of at least 1 and bootstrap of at least 0, "
-                         f"found {iterations}, {members} and {bootstrap}")  # fmt: skip

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from ... import ensemble, losses, metrics
-from ...ensemble import Fitted
+from ...ensemble import Fitted, Heads
 from ...events import Events, flag, positive_total
 from ...features import Features, Inputs
+from ...last_layer import LastLayer
 from ...nets import DeepSet, Network, Transformer
 from ...resample import Resample, mean_one
 from ...train import Training
 from ...trees import Trees
-from ..samples import Rows, check_signal, key_of, reconstructed
+from ..samples import Rows, check_signal, key_of, purity, reconstructed
 from .result import Iteration
 
-__all__ = ["Fit", "Run", "Sample", "SampleWeights", "purity", "tables"]
+__all__ = ["Fit", "Refit", "Run", "Sample", "SampleWeights", "purity_of", "tables"]
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
+#: What fits give: trained networks, or last layers of others.
+Answer = Fitted | Heads
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class SampleWeights:
 
 @dataclass(frozen=True)
 class Fit:
-    """The settings of every fit, and the fit itself."""
+    """The settings of every fit, and the fit itself; ``layers`` keeps what `Refit` needs of each, by label."""
 
     network: Network | Trees
     loss: losses.Loss
@@ -88,6 +90,7 @@ class Fit:
     device: str
     checkpoint: str | Path | None
     progress: bool
+    layers: dict[str, LastLayer] | None = None
 
     def __call__(
         self,
@@ -96,17 +99,60 @@ class Fit:
         weights: tuple[Floats, Floats],
         key: Keys,
         features: Features,
-        warm: Fitted | None,
-    ) -> Fitted:
+        warm: Answer | None,
+    ) -> Answer:
         """The log ratio of the first to the second weights, starting from ``warm``."""
         path = Path(self.checkpoint) / f"{label.replace(' ', '-')}.safetensors" if self.checkpoint else None
         network = self.network
         if isinstance(network, DeepSet | Transformer) and not features.clouds:
             network = network.head  # what is left of it without clouds
-        return ensemble.fit(
+        found = ensemble.fit(
             inputs, weights, key, self.resample, shape=features.shape, network=network, loss=self.loss,
-            training=self.training, device=self.device, checkpoint=path, warm=warm, label=label, progress=self.progress,
+            training=self.training, device=self.device, checkpoint=path,
+            warm=warm if isinstance(warm, Fitted) else None, label=label, progress=self.progress,
         )  # fmt: skip
+        if self.layers is not None and isinstance(found.model, ensemble.Ensemble):
+            self.layers[label] = LastLayer.of(found.model, inputs, self.counted(weights, key), self.loss)
+        return found
+
+    def plain(self) -> Fit:
+        """The members alone, which keep the last layers."""
+        return replace(self, resample=self.resample.without_replicas(), layers={})
+
+    def counted(self, weights: tuple[Floats, Floats], key: Keys) -> tuple[Floats, Floats]:
+        """The weights (networks, rows) with multiplicities."""
+        times = self.resample.counts(key)
+        return weights[0] * times, weights[1] * times
+
+
+@dataclass(frozen=True)
+class Refit(Fit):
+    """In place of `Fit`, for networks with the hidden layers of members that a run before has trained.
+
+    ``own`` says whose each network has.
+    """
+
+    own: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, fit: Fit, resample: Resample, first: int = 0) -> Refit:
+        """For the networks of ``resample``, which take turns at the members from number ``first`` on."""
+        own = tuple((first + k) % fit.resample.networks for k in range(resample.networks))
+        known = {name: getattr(fit, name) for name in ("network", "loss", "training", "device", "layers")}
+        return cls(resample=resample, checkpoint=None, progress=False, own=own, **known)
+
+    def __call__(
+        self,
+        label: str,
+        inputs: Inputs,
+        weights: tuple[Floats, Floats],
+        key: Keys,
+        features: Features,
+        warm: Answer | None,
+    ) -> Answer:
+        """The log ratio of the first to the second weights, by a last layer of its own."""
+        layer = cast(dict[str, LastLayer], self.layers)[label]
+        return layer.refit(inputs, self.counted(weights, key), self.own)
 
 
 class Run:
@@ -128,8 +174,8 @@ class Run:
         self.target = (observed * observed_times).sum(1)  # the data's signal part (networks,)
         self.fake_target = (weights.observed * observed_times).sum(1) - self.target  # and their scaled fakes
         check_signal(self.target)
-        self.step1: Fitted | None = None
-        self.step2: Fitted | None = None
+        self.step1: Answer | None = None
+        self.step2: Answer | None = None
         # places of the signal rows among the truth rows
         self.in_truth = np.searchsorted(sample.rows.truth, sample.rows.signal)
         self.reco_inputs = Inputs.concat([sample.observed, sample.reco])
@@ -158,7 +204,7 @@ class Run:
         size = metrics.effective_size(after * own)
         return Iteration(self.full_weights(0, plain), moved, size, step1.history, step2.history)
 
-    def reco_step(self, number: int) -> tuple[Fitted, Floats]:
+    def reco_step(self, number: int) -> tuple[Answer, Floats]:
         """The fit, and omega (networks, signal): nu r(x), normalised to the data's signal part."""
         sample, present = self.sample, self.present
         none = np.zeros((*self.observed.shape[:-1], len(sample.rows.signal)))
@@ -172,7 +218,7 @@ class Run:
         total = (self.weight[..., sample.rows.signal] * self.signal_times * omega).sum(1)
         return step1, omega * (self.target / total)[:, None]
 
-    def truth_step(self, number: int, omega: Floats) -> Fitted:
+    def truth_step(self, number: int, omega: Floats) -> Answer:
         """nu <- E[omega | t] on all rows with truth."""
         sample, label = self.sample, f"iteration {number + 1} truth"
         pulled = omega
@@ -190,7 +236,7 @@ class Run:
         self.nu[:, sample.rows.truth] = found * rate[:, None]
         return step2
 
-    def _scale_fakes(self, step1: Fitted) -> None:
+    def _scale_fakes(self, step1: Answer) -> None:
         """Fakes follow the data at their reco value: D(x) / S_0(x), which the first reco step has learned."""
         own = self.weight[..., self.sample.rows.fakes] * self.fake_times
         shape = np.exp(step1.log(self.sample.fake_reco))
@@ -243,15 +289,11 @@ def tables(
     )  # fmt: skip
 
 
-def purity(sample: Sample, weights: SampleWeights, fit: Fit, reco: Features) -> Floats:
-    """The simulation's signal fraction p(x) at each observed row (networks, rows), by a ratio of signal to fakes."""
-    weight = weights.simulation
-    rows = np.concatenate([sample.rows.signal, sample.rows.fakes])
-    is_signal = np.arange(len(rows)) < len(sample.rows.signal)
-    one, zero = np.where(is_signal, weight[..., rows], 0.0), np.where(is_signal, 0.0, weight[..., rows])
-    positive_total("fakes", sample.simulation.weight[sample.rows.fakes])
+def purity_of(sample: Sample, weights: SampleWeights, fit: Fit, reco: Features) -> Floats:
+    """p(x) at each observed row (networks, rows): see `nuinfer.unfolding.samples.purity`."""
     inputs = Inputs.concat([sample.reco, sample.fake_reco])
-    fitted = fit("purity", inputs, (mean_one(one), mean_one(zero)), sample.key[rows], reco, None)
-    times = fit.resample.counts(sample.key[rows])
-    odds = np.log((times * one).sum(1) / (times * zero).sum(1))
-    return np.asarray(special.expit(fitted.log(sample.observed) + odds[:, None]))
+
+    def fitted(pair: tuple[Floats, Floats], key: Keys, training: Training) -> Answer:
+        return replace(fit, training=training)("purity", inputs, pair, key, reco, None)
+
+    return purity(fitted, sample.rows, weights.simulation, sample.key, sample.observed, fit.resample, fit.training)
