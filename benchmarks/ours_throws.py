@@ -51,9 +51,7 @@ def main() -> None:
     if options.how == "apart":
         thrown = unfold_throws(one, data, simulation, throws, background=background, progress=False)
     else:
-        thrown = omnifold_throws(
-            data, simulation, throws, BINS, background=background, refit=options.how, **OPTIONS
-        )
+        thrown = omnifold_throws(data, simulation, throws, BINS, background=background, refit=options.how, **OPTIONS)
     np.savez(options.result, spectra=thrown.spectra, nominal=thrown.nominal.values)
 
 

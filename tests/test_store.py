@@ -31,6 +31,7 @@ from nuinfer import (
     tasks,
     unfolding,
 )
+from nuinfer.anomaly import bump
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.unbinned.result import Unfolded
 
@@ -487,6 +488,30 @@ def test_stored_bump_hunt():
     assert found.window == ((1, 2),)
     np.testing.assert_allclose(found.log_p, [0, -2.52196826], atol=1e-8)  # of 3 or more where 1 is expected
     assert found.p_value == pytest.approx(2 / 3)  # one of two toys exceeds
+
+
+def test_stored_bump_fits():
+    """Of an extended fit: the expected contents sum to the data, and pulls are of Poisson errors."""
+    fit = bump.BumpFit.load(example("bump_fit"))
+    assert (fit.background + fit.signal).sum() == pytest.approx(212, rel=1e-6)
+    np.testing.assert_array_equal(fit.counts, [60, 44, 33, 28, 17, 13, 9, 8])
+    toys = bump.ToyFits.load(example("bump_toy_fits"))
+    assert toys.converged.all()
+    assert toys.values[0].tolist() == pytest.approx([fit.values[name] for name in toys.names], rel=1e-3)
+    counts = bump.WindowCounts.load(example("bump_window_counts"))
+    assert counts.observed.tolist() == [28 + 17]
+    assert bump.FitGoodness.load(example("bump_fit_goodness")).toys.shape == (5,)
+
+
+def test_stored_bump_scans():
+    scan, toys = (
+        kind.load(example(name)) for kind, name in ((bump.BumpScan, "bump_scan"), (bump.ToyScans, "bump_toy_scans"))
+    )
+    np.testing.assert_array_equal(scan.masses, [3, 4])
+    assert scan.yields[1] == pytest.approx(bump.BumpFit.load(example("bump_fit")).values["yield"], rel=1e-4)
+    found = bump.GlobalP.load(example("bump_global_p"))
+    beyond = (toys.z.max(1) >= scan.z.max()).sum()
+    assert found.p == pytest.approx((beyond + 1) / 4)
 
 
 def test_stored_unfolded_result():
