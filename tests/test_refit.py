@@ -102,3 +102,15 @@ def test_bad_choices() -> None:
     with pytest.raises(TypeError, match="expected an MLP or a DeepSet"):
         omnifold_throws(data, simulation, Throws(count=2, seed=1), BINS, background=background, refit="last layer",
                         **OPTIONS | {"network": nu.Trees()})  # fmt: skip
+
+
+def test_events_without_nominal_weight_come_in() -> None:
+    """A source that weighs events whose weight is 0 in the nominal simulation is not a factor of their weights."""
+    data, simulation, background = samples(1500)
+    low = np.nan_to_num(simulation["t0"], nan=1.0) < -0.5
+    hidden = simulation.with_weight(np.where(low, 0.0, simulation.weight))
+    throws = Throws(count=4, systematics={"back": lambda e, a: e.with_weight(np.where(
+        e["t0"] < -0.5, 1.0, e.weight)) if "t0" in e else e}, seed=3)  # fmt: skip
+    found = omnifold_throws(data, hidden, throws, BINS, background=background, refit="last layer", **OPTIONS)
+    assert found.nominal.values[0] == 0
+    assert (found.spectra[:, 0] > 50).all()

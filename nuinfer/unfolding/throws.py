@@ -444,9 +444,9 @@ def _weights_alone(throws: Throws, events: Events, nominal: Events, sample: Samp
     factors = np.ones((len(nominal), throws.count))
     for number in range(throws.count):
         varied = throws.varied(number, events, sample)
-        if not _same_but_weights(varied, nominal):
-            return None
         used = nominal.weight != 0
+        if not _same_but_weights(varied, nominal) or np.any(varied.weight[~used]):  # no factor makes 0 anything else
+            return None
         np.divide(varied.weight, nominal.weight, out=factors[:, number], where=used)
     return factors
 
