@@ -48,6 +48,10 @@ class Ensemble:
         """How many networks it holds."""
         return len(next(iter(self.state.values())))
 
+    def part(self, start: int, stop: int) -> Ensemble:
+        """Some of its networks."""
+        return replace(self, state={name: tensor[start:stop] for name, tensor in self.state.items()})
+
     @nets.single_precision()
     def tensor(self, batch: Batch) -> Tensor:
         """Outputs (K, B) of a batch of one member, differentiable in its values."""

@@ -65,9 +65,9 @@ class Resample:
         """``members`` plain ones, and behind them ``replicas`` that are bootstrapped."""
         return cls(seed=seed, members=members + replicas, validation=validation, bootstrap=replicas > 0, plain=members)
 
-    def without_replicas(self) -> Resample:
-        """The plain members alone."""
-        return replace(self, members=self.plain, bootstrap=False)
+    def with_fewer(self, replicas: int) -> Resample:
+        """The plain members, and behind them so many replicas."""
+        return replace(self, members=self.plain + replicas)
 
     @property
     def networks(self) -> int:

@@ -88,7 +88,7 @@ def test_derivatives_of_another_loss() -> None:
 def test_nominal_weights_give_the_nominal_network(loss: losses.Loss) -> None:
     x, one, zero = sample(1)
     fitted, inputs = trained(x, one, zero, Resample(seed=1, members=2, validation=0.0), loss=loss)
-    layer = LastLayer.of(model(fitted), inputs, (one, zero), loss)
+    layer = LastLayer.of(model(fitted), inputs, (one, zero), loss, members=2)
     heads = layer.refit(inputs, (np.stack([one] * 3), np.stack([zero] * 3)), [1, 0, 1])
     np.testing.assert_allclose(heads.log(inputs), fitted.log(inputs)[[1, 0, 1]], atol=1e-5)  # of float32
     times = np.random.default_rng(2).poisson(1, (3, N))
@@ -105,7 +105,9 @@ def test_the_minimum_is_that_of_the_penalised_risk(signed: bool) -> None:
     fitted, inputs = trained(x, one, zero, Resample(seed=1, members=1, validation=0.0))
     net = model(fitted)
     times = np.random.default_rng(4).poisson(1, N)
-    found = LastLayer.of(net, inputs, (one, zero), losses.bce).refit(inputs, (one * times, zero * times), [0])
+    found = LastLayer.of(net, inputs, (one, zero), losses.bce, members=1).refit(
+        inputs, (one * times, zero * times), [0]
+    )
     f, phi = hidden(net, x)
 
     def gradient(delta: Floats, w1: Floats, w0: Floats) -> Floats:
@@ -115,7 +117,7 @@ def test_the_minimum_is_that_of_the_penalised_risk(signed: bool) -> None:
     s = special.expit(f)
     size = (np.abs(one) / one.sum() + np.abs(zero) / zero.sum()) * s * (1 - s) / 2
     values, vectors = np.linalg.eigh((phi * size[:, None]).T @ phi)
-    ridge, left = 1e-3 * values.mean(), gradient(np.zeros(phi.shape[1]), one, zero)
+    ridge, left = 1e-2 * values.mean(), gradient(np.zeros(phi.shape[1]), one, zero)
     kept = vectors[:, values > 1e-2 * ridge]
 
     def slope(c: Floats) -> Floats:
@@ -135,7 +137,7 @@ def test_replicas_follow_those_that_are_trained(dim: int) -> None:
     fitted, inputs = trained(x, one, zero, resample, epochs=60)
     nominal, _ = trained(x, one, zero, Resample(seed=1, members=1, validation=0.0), epochs=60)
     times = resample.counts(np.arange(N))[1:]
-    layer = LastLayer.of(model(nominal), inputs, (one, zero), losses.bce)
+    layer = LastLayer.of(model(nominal), inputs, (one, zero), losses.bce, members=1)
     heads = layer.refit(inputs, (one * times, zero * times), np.zeros(12, int))
     # what a spectrum is made of: means over groups of events
     groups = np.digitize(x[:, 0], [-1, 0, 1])
@@ -155,6 +157,31 @@ def test_replicas_follow_those_that_are_trained(dim: int) -> None:
     assert got.std() / expected.std() == pytest.approx(1, abs=0.15)  # measured 1.06 and 0.98
 
 
+def test_pilots_say_how_far_training_goes() -> None:
+    """A short training moves little, and has a large penalty; without pilots nothing is known."""
+    x, one, zero = sample(6)
+    resample = Resample.with_replicas(seed=1, members=2, replicas=2, validation=0.0)
+    times = resample.counts(np.arange(N))
+    layers, heads = [], []
+    for epochs in (2, 60):
+        fitted, inputs = trained(x, one, zero, resample, epochs=epochs)
+        layers.append(LastLayer.of(model(fitted), inputs, (one * times, zero * times), losses.bce, members=2))
+        heads.append(
+            layers[-1].refit(inputs, (one * times, zero * times), [0, 1, 0, 1]).log(inputs) - fitted.log(inputs)
+        )
+    short, long = layers
+    assert short.ridge > 3 * long.ridge
+    assert long.explained > 0.6
+    for layer in layers:
+        assert layer.model.networks == 2
+        assert 0 <= layer.explained < 1
+    for off in heads:  # members are left as they are
+        np.testing.assert_allclose(off[:2], 0, atol=1e-5)
+    alone = LastLayer.of(layers[1].model, inputs, (one, zero), losses.bce, members=2)
+    assert alone.ridge == 1e-2
+    assert np.isnan(alone.explained)
+
+
 def test_sets() -> None:
     rng = np.random.default_rng(1)
     size = rng.integers(0, 6, N)
@@ -169,7 +196,7 @@ def test_sets() -> None:
         inputs, (one, 1 - one), np.arange(N), Resample(seed=1, members=1, validation=0.0), shape=features.shape,
         network=network, loss=losses.bce, training=nu.Training(epochs=4, batch=256), progress=False,
     )  # fmt: skip
-    layer = LastLayer.of(model(fitted), inputs, (one, 1 - one), losses.bce)
+    layer = LastLayer.of(model(fitted), inputs, (one, 1 - one), losses.bce, members=1)
     times = rng.poisson(1, N)
     heads = layer.refit(inputs, (np.stack([one, one * times]), np.stack([1 - one, (1 - one) * times])), [0, 0])
     nominal = fitted.log(inputs)[0]
@@ -181,13 +208,13 @@ def test_networks_without_a_known_last_layer() -> None:
     x, one, zero = sample(1)
     fitted, inputs = trained(x, one, zero, Resample(seed=1, members=1, validation=0.0), lambda: torch.nn.Linear(1, 1))
     with pytest.raises(TypeError, match="expected networks MLP or DeepSet"):
-        LastLayer.of(model(fitted), inputs, (one, zero), losses.bce)
+        LastLayer.of(model(fitted), inputs, (one, zero), losses.bce, members=1)
 
 
 def test_replicas_that_do_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     x, one, zero = sample(1)
     fitted, inputs = trained(x, one, zero, Resample(seed=1, members=1, validation=0.0))
-    layer = LastLayer.of(model(fitted), inputs, (one, zero), losses.bce)
+    layer = LastLayer.of(model(fitted), inputs, (one, zero), losses.bce, members=1)
     monkeypatch.setattr(last_layer, "_PASSES", 1)
     with pytest.raises(nu.NotConverged, match="1 of 2 replicas did not converge in 1 passes"):
         layer.refit(inputs, (np.stack([one, one * (x[:, 0] > 1)]), np.stack([zero, zero])), [0, 0])

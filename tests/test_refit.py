@@ -55,7 +55,7 @@ def test_replicas_follow_those_that_are_trained(options: dict[str, Any]) -> None
 
 def test_members_are_those_without_replicas() -> None:
     alone, both = unfolded("network", members=2), unfolded("last layer", members=2, bootstrap=3)
-    np.testing.assert_array_equal(both.weights, alone.weights)
+    np.testing.assert_allclose(both.weights, alone.weights, rtol=1e-5)  # of float32, in another batch
     assert both.replicas.shape == (3, both.weights.shape[1])
     # a replica does not depend on how many there are
     np.testing.assert_allclose(unfolded("last layer", members=2, bootstrap=2).replicas, both.replicas[:2], rtol=1e-9)

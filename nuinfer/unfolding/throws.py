@@ -47,7 +47,7 @@ from .measured import Counts
 from .samples import check_counts, check_factors, key_of
 from .spectrum import Spectrum
 from .unbinned.reweighting import TRAINING, check_refit, omnifold, prepared, unfolded
-from .unbinned.steps import Fit, Refit
+from .unbinned.steps import PILOTS, Fit, Refit
 
 __all__ = ["Source", "Thrown", "Throws", "omnifold_throws", "unfold_throws"]
 
@@ -393,10 +393,10 @@ def omnifold_throws(
         return Thrown(replace(spectrum, replicas=spectrum.replicas[:0]), spectrum.replicas, _alphas(throws), {})
     unfold: Unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
     if refit == "last layer":
-        resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=0, validation=0.0)
+        resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=PILOTS, validation=0.0)
         fit = Fit(network, losses.by_name(loss), training, resample, device, None, progress, layers={})
         run = prepared(data, nominal, others, group=None, fit=fit, **rules)
-        spectrum = unfolded(run, iterations, None).spectrum(binning)
+        spectrum = replace(unfolded(run, iterations, None), replicas=np.empty((0, len(nominal)))).spectrum(binning)
         unfold = functools.partial(_refolded, spectrum, fit, iterations, rules)
     return unfold_throws(
         unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,

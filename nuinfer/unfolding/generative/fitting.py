@@ -61,7 +61,7 @@ from ...train import Draw, Drawn, History, Training, digest
 from ..measured import check_fakes
 from ..samples import Rows, check_counts, check_signal, key_of, purity, reconstructed, warn_of_shared_keys
 from .result import GenerativeIteration, GenerativeUnfolding
-from .truth_functions import TruthFunction, classifier_of, part_of, standardised
+from .truth_functions import TruthFunction, classifier_of, standardised
 
 __all__ = ["generative_unfolding"]
 
@@ -371,7 +371,7 @@ class _Run:
 
 def _density(rows: TrainingRows, fitted: Fitted, start: int, stop: int, resample: Resample, total: float) -> Density:
     """The density of the networks from ``start`` to ``stop``."""
-    model = part_of(cast(Ensemble, fitted.model), start, stop)
+    model = cast(Ensemble, fitted.model).part(start, stop)
     return Density(*rows.parts, model, resample, total, _columns_of(fitted.history, start, stop))
 
 

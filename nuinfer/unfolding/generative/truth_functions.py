@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...ensemble import Ensemble
 from ...features import Inputs, Shape
 from ...nets import Network
 
-__all__ = ["TruthFunction", "classifier_of", "part_of", "standardised"]
+__all__ = ["TruthFunction", "classifier_of", "standardised"]
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class TruthFunction:
 
     def part(self, start: int, stop: int) -> TruthFunction:
         """Of the networks from ``start`` to ``stop``."""
-        return TruthFunction(self.targets, part_of(self.model, start, stop), self.offset[start:stop])
+        return TruthFunction(self.targets, self.model.part(start, stop), self.offset[start:stop])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Names and arrays to save."""
@@ -58,8 +58,3 @@ def standardised(targets: Columns, values: Floats) -> Inputs:
 def classifier_of(network: Network, targets: Columns) -> nets.Stack:
     """The networks of a classifier of the truth."""
     return nets.stack(network, Shape(len(targets.parts)))
-
-
-def part_of(model: Ensemble, start: int, stop: int) -> Ensemble:
-    """The networks from ``start`` to ``stop``."""
-    return replace(model, state={name: tensor[start:stop] for name, tensor in model.state.items()})

@@ -112,6 +112,7 @@ def omnifold(
     refit:
         What each of these replicas fits: the whole ``"network"``; or the ``"last layer"`` of a member's networks, which
         costs a small part of it and leaves out the noise of training (`nuinfer.last_layer`; `MLP` and `DeepSet` only).
+        Two of them are trained nevertheless, and show how far training goes.
     universes, background_universes:
         Factors (events, bootstrap) of the weights of simulation and background, a column a replica: systematics that
         change weights alone, thrown together with the statistics and trained in the same batch.
@@ -165,9 +166,9 @@ def omnifold(
     start = functools.partial(prepared, data, simulation, background, reco, truth, misses, fakes, group)
     if not apart:
         return unfolded(start(fit, *varied), iterations, group, factors).with_data(data, background)
-    members_alone = fit.plain()
-    found = unfolded(start(members_alone), iterations, group)
-    again = unfolded(start(Refit.of(members_alone, resample), *varied), iterations, group, factors)
+    piloted = fit.piloted()
+    found = unfolded(start(piloted), iterations, group)
+    again = unfolded(start(Refit.of(piloted, resample), *varied), iterations, group, factors)
     return replace(found, replicas=again.replicas).with_data(data, background)
 
 

@@ -21,10 +21,12 @@ from ...trees import Trees
 from ..samples import Rows, check_signal, key_of, purity, reconstructed
 from .result import Iteration
 
-__all__ = ["Fit", "Refit", "Run", "Sample", "SampleWeights", "purity_of", "tables"]
+__all__ = ["PILOTS", "Fit", "Refit", "Run", "Sample", "SampleWeights", "purity_of", "tables"]
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.int64]
+#: Replicas that are trained where the others fit last layers alone.
+PILOTS = 2
 #: What fits give: trained networks, or last layers of others.
 Answer = Fitted | Heads
 
@@ -112,12 +114,13 @@ class Fit:
             warm=warm if isinstance(warm, Fitted) else None, label=label, progress=self.progress,
         )  # fmt: skip
         if self.layers is not None and isinstance(found.model, ensemble.Ensemble):
-            self.layers[label] = LastLayer.of(found.model, inputs, self.counted(weights, key), self.loss)
+            members, counted = self.resample.plain, self.counted(weights, key)
+            self.layers[label] = LastLayer.of(found.model, inputs, counted, self.loss, members=members)
         return found
 
-    def plain(self) -> Fit:
-        """The members alone, which keep the last layers."""
-        return replace(self, resample=self.resample.without_replicas(), layers={})
+    def piloted(self) -> Fit:
+        """The members and a few replicas, which keep the last layers for all others."""
+        return replace(self, resample=self.resample.with_fewer(PILOTS), layers={})
 
     def counted(self, weights: tuple[Floats, Floats], key: Keys) -> tuple[Floats, Floats]:
         """The weights (networks, rows) with multiplicities."""
@@ -137,7 +140,7 @@ class Refit(Fit):
     @classmethod
     def of(cls, fit: Fit, resample: Resample, first: int = 0) -> Refit:
         """For the networks of ``resample``, which take turns at the members from number ``first`` on."""
-        own = tuple((first + k) % fit.resample.networks for k in range(resample.networks))
+        own = tuple((first + k) % fit.resample.plain for k in range(resample.networks))
         known = {name: getattr(fit, name) for name in ("network", "loss", "training", "device", "layers")}
         return cls(resample=resample, checkpoint=None, progress=False, own=own, **known)
 
