@@ -362,7 +362,7 @@ def by_draws(network: Any, training: Training, one: Samples, **options: Any) -> 
 GENERATORS = {
     "flow": (MAF(transforms=1, width=16), Training(epochs=10, batch=128, learning_rate=1e-2), COUNT, 20),
     "flow matching": (
-        FlowMatching(width=16, depth=2, steps=8), Training(epochs=20, batch=128, learning_rate=1e-2), 150, 12
+        FlowMatching(width=16, depth=2, steps=8), Training(epochs=20, batch=128, learning_rate=1e-2), COUNT, 20
     ),
 }  # fmt: skip
 
