@@ -49,6 +49,7 @@ _MODULES = (
     "invertible",
     "io",
     "last_layer",
+    "lazy",
     "likelihood",
     "losses",
     "metrics",

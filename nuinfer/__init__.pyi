@@ -12,6 +12,7 @@ from . import intervals as intervals
 from . import invertible as invertible
 from . import io as io
 from . import last_layer as last_layer
+from . import lazy as lazy
 from . import likelihood as likelihood
 from . import losses as losses
 from . import metrics as metrics

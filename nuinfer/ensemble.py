@@ -49,8 +49,13 @@ class Ensemble:
         return len(next(iter(self.state.values())))
 
     def part(self, start: int, stop: int) -> Ensemble:
-        """Some of its networks."""
+        """The networks from ``start`` to ``stop``."""
         return replace(self, state={name: tensor[start:stop] for name, tensor in self.state.items()})
+
+    def select(self, networks: NDArray[np.int64]) -> Ensemble:
+        """The networks of these numbers, in that order."""
+        index = torch.from_numpy(np.asarray(networks, np.int64))
+        return replace(self, state={name: tensor[index] for name, tensor in self.state.items()})
 
     @nets.single_precision()
     def tensor(self, batch: Batch) -> Tensor:

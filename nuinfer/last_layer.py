@@ -27,6 +27,7 @@ arXiv 1703.04730; last layers as generalised linear models, Kristiadi, Hein, Hen
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,12 +42,15 @@ __all__ = ["LastLayer"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: Rows, outputs (M, n), and last hidden layers with a one behind (M, n, H + 1).
+Piece = tuple[slice, Floats, Floats]
 
 _RIDGES = 10.0 ** np.arange(-4.0, 0.1, 0.5)  # what pilots choose from, of the mean eigenvalue of the Hessian
 _RIDGE = 1e-2  # without them
 _LEFT_OUT = 1e-2  # of the penalty: such a direction would keep 1% of its response
 _DECREMENT = 1e-10  # of the mean loss; sampling noise moves it by some (directions) / (events)
 _PASSES = 60
+_KEPT = 1 << 28  # bytes of hidden layers that stay in memory
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,10 @@ def _refitted(
 ) -> Heads:
     """Each network's last layer at the minimum of its risk, in its own directions."""
     searches = [_Search(d, np.zeros(len(d.penalty))) for d in directions]
-    active = list(range(len(own)))
+    active, (used, place) = list(range(len(own))), np.unique(own, return_inverse=True)
+    pieces = _pieces(model.select(used), inputs)
     for _ in range(_PASSES):
-        for k, total in _sums(model, inputs, shares, loss, own, searches, active).items():
+        for k, total in _sums(pieces, shares, loss, place, searches, active).items():
             searches[k].proceed(total)
         active = [k for k in active if not searches[k].done]
         if not active:
@@ -167,14 +172,31 @@ def _hessians(model: Ensemble, inputs: Inputs, shares: tuple[Floats, Floats], lo
     return [_Hessian(*np.linalg.eigh(total.hessian), total.gradient) for total in sums]
 
 
+@dataclass(frozen=True)
+class _Pieces:
+    """Hidden layers that are evaluated again at each pass."""
+
+    model: Ensemble
+    inputs: Inputs
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self.model.hidden(self.inputs)
+
+
+def _pieces(model: Ensemble, inputs: Inputs) -> Iterable[Piece]:
+    """The same at each pass, from memory where they are small."""
+    size = 8 * len(inputs) * model.networks * model.stack.last_layer(model.state)[0].shape[-1]
+    return list(model.hidden(inputs)) if size < _KEPT else _Pieces(model, inputs)
+
+
 def _sums(
-    model: Ensemble, inputs: Inputs, shares: tuple[Floats, Floats], loss: Loss, own: Ints, searches: list[_Search],
+    pieces: Iterable[Piece], shares: tuple[Floats, Floats], loss: Loss, own: Ints, searches: list[_Search],
     active: list[int],
 ) -> dict[int, _Sums]:  # fmt: skip
     """Risk, gradient and Hessian of the replicas that are still on their way."""
     slopes, (one, zero) = derivatives(loss), shares
     sums = {k: _Sums.zeros(len(searches[k].delta)) for k in active}
-    for rows, f, phi in model.hidden(inputs):
+    for rows, f, phi in pieces:
         projected: dict[int, Floats] = {}
         for k in active:
             m, directions = int(own[k]), searches[k].directions

@@ -18,22 +18,10 @@ import torch
 from iminuit.cost import Cost
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from stored_anomaly import ANOMALY
 from torch import Tensor, distributions
 
 from nuinfer import MLP, Events, Ragged, Training, Trees, diagnostics, tasks
-from nuinfer.anomaly import bump_hunt
-from nuinfer.anomaly.bump import (
-    BumpLikelihood,
-    Exponential,
-    GaussianPeak,
-    fit_bump,
-    fit_goodness,
-    fit_toys,
-    global_p_toys,
-    scan_masses,
-    scan_toys,
-    window_counts,
-)
 from nuinfer.density import MAF, NSF, Density, FlowMatching, fit_density
 from nuinfer.ensemble import Ensemble
 from nuinfer.intervals import (
@@ -487,12 +475,6 @@ def response() -> Response:
     return Response.from_events(Events.concat([events, missed]), truth=truth, reco={"x": [0, 1, 2, 3]})
 
 
-def bump() -> BumpLikelihood:
-    """A falling spectrum of eight bins, and a peak of unit width."""
-    counts = [60, 44, 33, 28, 17, 13, 9, 8]
-    return BumpLikelihood.binned(counts, Exponential(1), GaussianPeak(sigma=1.0), edges=np.arange(9.0))
-
-
 MAKERS: dict[str, Callable[[], Saved]] = {
     "ratio": ratio, "tree_ratio": tree_ratio, "parametrised_ratio": parametrised_ratio, "local_score": local_score,
     "class_ratio": class_ratio, "unfolded": unfolded, "tasks_results": results, "profile": profiled,
@@ -523,19 +505,10 @@ MAKERS: dict[str, Callable[[], Saved]] = {
     "moment_comparison": lambda: MomentComparison(np.array([1.0, -3.0]), np.diag([4.0, 9.0]), np.array([2.0, 4.0]),
                                                   1.25, 2, 0.55, 20),
     "iteration_choice": lambda: IterationChoice(2, True, np.array([0.1, 0.02, 1e-4]), np.array([0.01, 0.01, 3e-4])),
-    # log p [0, ln P(N >= 3 | 1)], and of the toys [0, 5.61]
-    "bump_hunt": lambda: bump_hunt([0, 3], [1.0, 1.0], widths=(1, 1), pseudo_data=[[1, 1], [5, 0]]),
-    "bump_fit": lambda: fit_bump(bump(), 4.0),
-    "bump_toy_fits": lambda: fit_toys(bump(), [[60, 44, 33, 28, 17, 13, 9, 8], [55, 48, 30, 22, 20, 15, 7, 6]], 4.0),
-    "bump_fit_goodness": lambda: fit_goodness(bump(), fit_bump(bump()), toys=5, seed=1),
-    "bump_scan": lambda: scan_masses(bump(), [3.0, 4.0]),
-    "bump_toy_scans": lambda: scan_toys(bump(), [3.0, 4.0], toys=3, seed=1),
-    "bump_global_p": lambda: global_p_toys(scan_masses(bump(), [3.0, 4.0]),
-                                           scan_toys(bump(), [3.0, 4.0], toys=3, seed=1)),
-    "bump_window_counts": lambda: window_counts(bump(), [(3.0, 5.0)]),
     "response": response,
     "spectrum": lambda: iterative_bayes([3.0, 9.0, 8.0], response(), iterations=2),
     **DIAGNOSTICS,
+    **ANOMALY,
 }  # fmt: skip
 
 

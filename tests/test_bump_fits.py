@@ -31,6 +31,7 @@ from nuinfer.anomaly.bump import (
     fit_bump,
     fit_goodness,
     fit_toys,
+    newton,
     profile_yield,
     window_counts,
 )
@@ -527,6 +528,19 @@ def test_fit_that_fails_is_named_and_never_a_number(function, caplog: pytest.Log
         fit_bump(likelihood)
     assert not fit_bump(likelihood, allow_unconverged=True).valid
     assert "did not converge" in caplog.text
+
+
+def test_contents_too_small_to_be_numbers() -> None:
+    # the log of contents is no number's: the mean basis of a bin is that of the ratios within it
+    bins = bins_of(np.linspace(20.0, 46.0, 80))
+    shape, order, columns = Exponential(1, span=(20, 46)), 4, np.ones(2, bool)
+    theta, scale = np.array([5.0, -40.0]), np.eye(2)
+    basis = [newton._LogLinearRates(shape, bins, order, theta - [down, 0], columns, scale)._mean for down in (0, 2000)]
+    np.testing.assert_allclose(basis[1], basis[0], rtol=1e-12)
+    middle = bins.mean(1)
+    cut = np.where(middle < 30, np.random.default_rng(1).poisson(3e5 / middle**2), 0)
+    with pytest.raises(NotConverged, match="fewer parameters"):  # no warning of numpy's before
+        fit_bump(BumpLikelihood.binned(cut, Exponential(4), GaussianPeak(0.3), edges=np.linspace(20, 46, 80)))
 
 
 def test_no_torch_is_loaded() -> None:

@@ -207,6 +207,16 @@ def scan_of_zeros(toys: ToyScans) -> ToyScans:
     return ToyScans(**{**vars(toys), "z": np.zeros_like(toys.z)})
 
 
+def test_all_toys_beyond_is_a_finite_significance() -> None:
+    peak = GaussianPeak(1.0)
+    given = BumpLikelihood.binned([60, 44, 33, 28, 17, 13, 9, 8], Exponential(1), peak, edges=np.arange(9.0))
+    masses = [3.0, 4.0, 5.0]
+    every = scan_toys(given, masses, toys=[[160, 4, 133, 280, 170, 13, 9, 80]] * 5)
+    found = global_p_toys(scan_masses(given, masses), every)
+    assert (found.beyond, found.p, found.p_upper) == (5, 1.0, 1.0)
+    assert found.z == found.z_lower == pytest.approx(-stats.norm.ppf(5 / 6))
+
+
 def test_failed_fits_are_named(
     likelihood: BumpLikelihood, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

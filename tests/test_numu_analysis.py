@@ -61,5 +61,5 @@ def test_a_small_run_of_the_whole_analysis(fast_run: Any, tmp_path: Path) -> Non
         assert abs(numbers[f"events.{name}"]["value"] / numbers[f"events.{name}"]["truth"] - 1) < 0.06
     assert "Checks of Wiener-SVD" in run.stdout
     page = (tmp_path / "index.html").read_text()
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 6
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 11
     assert "http" not in page

@@ -1,9 +1,9 @@
-"""The toy physics of the cross-section analysis: flux, generator, detector, systematics, each against exact answers."""
+"""The cross-section analysis: flux, generator, detector, systematics and throws, each against exact answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ from scipy import integrate, stats
 from scipy.special import expit, logit
 
 import nuinfer as nu
-from analyses.numu_cross_section import detector, generator, systematics
+from analyses.numu_cross_section import detector, generator, systematics, unfolding
 from analyses.numu_cross_section.flux import CORRELATION, E_MAX, E_MIN, INTEGRAL, NOMINAL, Flux
 from analyses.numu_cross_section.generator import MODELS, MUON, NUCLEON, PION, Model
-from nuinfer.unfolding.binning import Binning
+from analyses.numu_cross_section.unfolding import Samples, Size
+from nuinfer.unfolding import Binning, Throws, omnifold_throws
 
 Floats = NDArray[np.float64]
 
@@ -581,3 +582,71 @@ def test_samples_of_neighbouring_seeds_share_no_random_numbers() -> None:
     assert not np.isin(pions["draw"], simulated["draw"]).any()
     assert not np.isin(pions["enu"], simulated["enu"]).any()
     assert np.isin(simulated["draw"], detector.simulate("A", 1e18, 4, hits=False)["draw"]).all()
+
+
+# -- throws ------------------------------------------------------------------------------------------------------------
+
+
+NORMALISATION = 2.0  # standard deviations of the flux's normalisation, its shape as it is
+
+
+@pytest.fixture(scope="module")
+def signal() -> Samples:
+    """Without background and fakes, whose yields would follow the flux while the data do not."""
+    samples = Samples.of(Size(pot=1e19, events=10_000), 1)
+    simulated = samples.simulation.select(samples.simulation["pass_truth"])
+    simulated = simulated.select(unfolding.TRUTH.index(simulated) >= 0)  # what is beyond the bins is a fake to them
+    return Samples(samples.data, detector.either(simulated), samples.background, samples.pot)
+
+
+def knobs_of(alpha: float) -> Floats:
+    """The flux's knobs (3,) that move its normalisation alone."""
+    return np.asarray(np.linalg.solve(np.linalg.cholesky(CORRELATION), [alpha, 0.0, 0.0]), np.float64)
+
+
+def normalised(events: nu.Events, alpha: float) -> nu.Events:
+    return systematics.sources("A")["flux"](events, knobs_of(alpha))
+
+
+def binned_pair(samples: Samples) -> tuple[Floats, Floats]:
+    one, other = (unfolding.both(samples.data, simulation, None, 1) for simulation in pair(samples))
+    return one.values, other.values
+
+
+def flow_pair(samples: Samples) -> tuple[Floats, Floats]:
+    unfold = partial(unfolding.generated, Size(epochs=1, flow_batch=1024), samples.data)
+    one, other = (unfold(simulation, None, 1) for simulation in pair(samples))
+    return one.values, other.values
+
+
+def folded_pair(samples: Samples, *, hits: bool) -> tuple[Floats, Floats]:
+    """By last layers of one network, in a throw whose knob is ours."""
+    size = Size(members=1, hit_members=1, epochs=1, batch=512)
+    throws = Throws(count=2, systematics={"flux": lambda e, alpha: normalised(e, NORMALISATION)}, data=False,
+                    simulation=False, seed=1)  # fmt: skip
+    options = unfolding.fold_options(size, hits=hits) | {"iterations": 2}
+    found = omnifold_throws(samples.data, samples.simulation, throws, unfolding.TRUTH, progress=False, **options)
+    return found.nominal.values, found.spectra[0]
+
+
+def pair(samples: Samples) -> tuple[nu.Events, nu.Events]:
+    return samples.simulation, normalised(samples.simulation, NORMALISATION)
+
+
+METHODS: dict[str, Callable[[Samples], tuple[Floats, Floats]]] = {
+    "binned": binned_pair, "OmniFold": partial(folded_pair, hits=False),
+    "OmniFold, hits": partial(folded_pair, hits=True), "flow": flow_pair,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_flux_normalisation_moves_each_cross_section_by_its_exact_factor(method: str, signal: Samples) -> None:
+    """Events are what they were, and the flux they are divided by grows: u exp(-0.05 alpha), in every bin."""
+    nominal, shifted = METHODS[method](signal)
+    factors = unfolding.to_nominal(signal, knobs_of(NORMALISATION)[None])
+    carried = shifted.reshape(-1, unfolding.TRUTH.size) * factors
+    exact = nominal.reshape(carried.shape) * np.exp(-0.05 * NORMALISATION)
+    size = np.abs(exact).max()
+    np.testing.assert_allclose(carried, exact, rtol=1e-6)
+    assert np.abs(shifted - exact.ravel()).max() > 0.05 * size  # in the thrown flux
+    assert np.abs(nominal - exact.ravel()).max() > 0.05 * size  # by a method that does not know of it

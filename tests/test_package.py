@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each module imports only from those before it.  A name may be a module or a package.
 ORDER = [
+    "lazy",
     "errors",
     "hashing",
     "events",

@@ -31,7 +31,7 @@ from nuinfer import (
     tasks,
     unfolding,
 )
-from nuinfer.anomaly import bump
+from nuinfer.anomaly import bump, goodness, hunting, templates
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.unbinned.result import Unfolded
 
@@ -296,6 +296,7 @@ def test_loading_never_unpickles(saved):
 
 X = Events({"x": [-1.0, 1.0, 3.0]})  # u = (x - 1) / 2 = -1, 0, 1
 INTERNAL = {"checkpoint", "channel", "tasks chunk", "tasks manifest"}  # resumed by the version that wrote them
+PARTS = {"goodness basis", "goodness nuisances", "goodness ratio", "goodness scaling"}  # of a goodness of fit
 
 
 def unit(mu: np.ndarray) -> np.ndarray:
@@ -327,7 +328,7 @@ def written_kinds() -> set[str]:
 
 def test_each_kind_has_a_stored_example():
     assert {"ratio", "parametrised ratio", "neyman", "unfolded"} <= written_kinds()  # it finds them
-    assert written_kinds() - INTERNAL == {kind_of(path) for path in DATA.glob("*.safetensors")} - {"example"}
+    assert written_kinds() - INTERNAL - PARTS == {kind_of(path) for path in DATA.glob("*.safetensors")} - {"example"}
     assert sum(path.stat().st_size for path in DATA.rglob("*")) < 300_000
 
 
@@ -454,7 +455,7 @@ def test_stored_throws():
     assert found.alone["tilt"].shape == (2, 2)
     rng = np.random.default_rng(hashing.salt(1, "alpha", "tilt", 2))
     np.testing.assert_array_equal(found.alphas["tilt"][2], rng.standard_normal(1))
-    assert "4 throws of 2 bins: the covariance has rank 2" in found.words
+    assert "4 throws of 2 bins, 1 knobs: the covariance has rank 2" in found.words
     np.testing.assert_allclose(sum(found.sources.values()), found.covariance)
 
 
@@ -512,6 +513,48 @@ def test_stored_bump_scans():
     found = bump.GlobalP.load(example("bump_global_p"))
     beyond = (toys.z.max(1) >= scan.z.max()).sum()
     assert found.p == pytest.approx((beyond + 1) / 4)
+
+
+def test_stored_bump_limits_and_checks():
+    limits = bump.BumpLimits.load(example("bump_limits"))
+    assert (limits.cl, limits.method) == (0.95, "asymptotic")
+    assert (np.diff(limits.expected, axis=-1) > 0).all()  # from -2 sigma to +2
+    spurious = bump.SpuriousSignal.load(example("bump_spurious_signal"))
+    scan = bump.BumpScan.load(example("bump_scan"))
+    np.testing.assert_allclose(spurious.yields, scan.yields, rtol=1e-3, atol=1e-3)  # the template is the same spectrum
+    injection = bump.SignalInjection.load(example("bump_signal_injection"))
+    assert (np.abs(injection.fitted - injection.injected) < 5 * injection.errors).all()
+    orders = bump.OrderChoice.load(example("bump_order_choice"))
+    np.testing.assert_allclose(orders.bic - orders.aic, orders.parameters * (np.log(8) - 2), rtol=1e-9)
+    envelope = bump.YieldEnvelope.load(example("bump_yield_envelope"))
+    assert envelope.curves.shape == (2, 3)
+
+
+def test_stored_sculpting_and_decorrelation():
+    found = templates.Sculpting.load(example("sculpting"))
+    assert 0 < found.combined_p <= 1
+    x = templates.Decorrelation.load(example("decorrelation")).transform(Events({"m": [1.0, 3.0], "x": [2.0, 6.0]}))[
+        "x"
+    ]
+    assert x[0] == pytest.approx(x[1])  # x = 2 m
+
+
+def test_stored_hunt():
+    hunt = hunting.Hunt.load(example("anomaly_hunt"))
+    np.testing.assert_allclose(hunt.p, [[0.5, 0.01]])
+    assert hunting.HuntP.load(example("anomaly_hunt_p")).p == pytest.approx(1 - 0.99**2)
+    np.testing.assert_allclose(hunting.HuntToys.load(example("anomaly_hunt_toys")).p[:, 0], hunt.toys.p[:, 0])
+    scan = hunting.InjectionScan.load(example("anomaly_injection_scan"))
+    np.testing.assert_array_equal(scan.strengths, [0, 10, 20])
+    limits = hunting.InjectionLimits.load(example("anomaly_injection_limits"))
+    assert repr(limits) == repr(scan.limits())
+
+
+def test_stored_goodness_of_fit():
+    found = goodness.GoodnessOfFit.load(example("goodness_of_fit"))
+    assert len(found.toys) == 20
+    assert found.p_toys == pytest.approx(((found.toys >= found.t).sum() + 1) / 21)
+    assert found.log_ratio(Events({"x": [0.1, 0.5]})).shape == (2,)
 
 
 def test_stored_unfolded_result():

@@ -1,9 +1,9 @@
-"""The methods, and the throws of everything at once."""
+"""The five methods, and what their throws share: sources, selection, the flux that answers are carried to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,10 @@ from nuinfer.unfolding import (
     CrossSection,
     Response,
     Spectrum,
-    Thrown,
     Throws,
     cross_section,
     generative_unfolding,
     iterative_bayes,
-    unfold_throws,
     wiener_svd,
 )
 
@@ -56,17 +54,25 @@ HITS = nu.Features(HIGH, hits=["x", "y", "z", "q"])
 class Size:
     """How much is done."""
 
-    pot: float = 1e20  # of the data: 14,000 selected events
+    pot: float = 1e20  # of the data: 15,000 selected events
     events: int = 150_000  # simulated interactions
-    throws: int = 240
+    binned: int = 240  # throws of the binned methods,
+    high: int = 80  # of OmniFold on momentum and angle,
+    hits: int = 40  # of OmniFold on the hits,
+    flow: int = 40  # of the flow, each of which is trained
     toys: int = 200
-    members: int = 4
-    bootstrap: int = 8
+    members: int = 2
+    hit_members: int = 2
+    bootstrap: int = 40  # of the OmniFold that is checked
+    epochs: int = 8
+    batch: int = 1024
+    flow_batch: int = 2048
 
     @classmethod
     def fast(cls) -> Size:
         """A small run, for tests."""
-        return cls(pot=5e19, events=40_000, throws=40, toys=20, members=1, bootstrap=3)
+        return cls(pot=3e19, events=24_000, binned=40, high=40, hits=24, flow=24, toys=20, hit_members=1, bootstrap=20,
+                   epochs=2, batch=512, flow_batch=1024)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +138,50 @@ BINNED = {"iterative Bayes": bayes, "Wiener-SVD": wiener}
 
 
 def both(data: Any, simulation: nu.Events, background: Any, seed: int) -> Spectrum:
-    """The two binned methods as one spectrum, so that a throw costs one response."""
-    response = response_of(simulation)
-    found = [unfold(data, response, background) for unfold in BINNED.values()]
+    """The two binned methods as one spectrum of events, so that a throw costs one response."""
+    response, counts = response_of(simulation), RECO.fill(data)[0]
+    found = [unfold(counts, response, background) for unfold in BINNED.values()]
     return Spectrum(BOTH, np.concatenate([one.values for one in found]), {"data": np.eye(BOTH.size)})
 
 
-def throws_of(size: Size, seed: int) -> Throws:
-    """Data, simulation and all five sources."""
-    return Throws(count=size.throws, systematics=systematics.sources("A"), select=selection, seed=seed)
+# -- without bins ------------------------------------------------------------------------------------------------------
+
+
+def fold_options(size: Size, *, hits: bool = False) -> dict[str, Any]:
+    """Of OmniFold on momentum and angle, or on the hits beside them; of a throw its last layers alone are fitted."""
+    deep = nu.DeepSet(width=16, depth=2, latent=8, pool="mean", head=nu.MLP(width=32, depth=2))
+    return {
+        "reco": HITS if hits else HIGH, "truth": ["p_true", "cos_true"], "iterations": ITERATIONS,
+        "members": size.hit_members if hits else size.members, "refit": "last layer",
+        "network": deep if hits else nu.MLP(width=32, depth=2),
+        "training": nu.Training(epochs=size.epochs, batch=size.batch),
+    }  # fmt: skip
+
+
+def omnifolded(samples: Samples, size: Size, seed: int, *, progress: bool = True) -> nu.Unfolded:
+    """OmniFold on momentum and angle, its members those of the throws, with bootstraps: the events, to be checked."""
+    simulation, background = samples.selected
+    return nu.omnifold(samples.data, simulation, background=background, bootstrap=size.bootstrap, seed=seed,
+                       progress=progress, **fold_options(size))  # fmt: skip
+
+
+def generated(size: Size, data: Any, simulation: nu.Events, background: Any, seed: int) -> Spectrum:
+    """p(p_true, cos_true | p_reco, cos_reco) by a flow, twice, once with the prior removed."""
+    training = nu.Training(epochs=size.epochs + 2, batch=size.flow_batch, learning_rate=1e-2)
+    return generative_unfolding(
+        data, simulation, reco=HIGH, truth=["p_true", "cos_true"], background=background, iterations=2,
+        bounds={"p_true": (0.0, None), "cos_true": (-1.0, 1.0)}, network=NSF(transforms=2, width=32),
+        classifier=nu.MLP(width=32, depth=2), training=training, classifier_training=training,
+        efficiency_training=training, seed=seed, progress=False,
+    ).spectrum(TRUTH)  # fmt: skip
+
+
+# -- what throws share -------------------------------------------------------------------------------------------------
+
+
+def throws_of(count: int, seed: int) -> Throws:
+    """Data, simulation and all five sources; throw k is the same universe in all methods."""
+    return Throws(count=count, systematics=systematics.sources("A"), select=selection, seed=seed)
 
 
 def selection(events: nu.Events) -> nu.Events:
@@ -149,54 +190,12 @@ def selection(events: nu.Events) -> nu.Events:
     return events.select(events["pass_reco"]) if is_background else detector.either(events)
 
 
-def thrown(samples: Samples, size: Size, seed: int, *, progress: bool = True) -> dict[str, Thrown]:
-    """The throws of the binned methods, each with its own nominal spectrum, in the nominal flux."""
-    plain = [part.keep([name for name in part.columns if not name.startswith("hits.")])
-             for part in (samples.simulation, samples.background)]  # fmt: skip
-    found = unfold_throws(both, RECO.fill(samples.data)[0], plain[0], throws_of(size, seed), background=plain[1],
-                          progress=progress)  # fmt: skip
-    response, background = response_of(samples.selected[0]), samples.selected[1]
-    spectra = np.split(found.spectra * np.tile(to_nominal(samples, found.alphas["flux"]), 2), 2, axis=1)
-    counts = RECO.fill(samples.data)[0]
-    return {
-        name: replace(found, nominal=unfold(counts, response, background), spectra=part)
-        for (name, unfold), part in zip(BINNED.items(), spectra, strict=True)
-    }
-
-
 def to_nominal(samples: Samples, alphas: Floats) -> Floats:
     """Factors (K, B) that carry what is unfolded in each thrown flux to the nominal one (arXiv 2009.00552)."""
     signal = samples.simulation.select(samples.simulation["pass_truth"])
     shift = systematics.sources("A")["flux"]
     nominal = TRUTH.fill(signal)[0]
     return np.array([nominal / TRUTH.fill(shift(signal, alpha))[0] for alpha in alphas])
-
-
-# -- without bins ------------------------------------------------------------------------------------------------------
-
-
-def omnifolded(samples: Samples, size: Size, seed: int, *, hits: bool, progress: bool = True) -> nu.Unfolded:
-    """OmniFold on momentum and angle, or on the hits beside them."""
-    simulation, background = samples.selected
-    network = nu.DeepSet(width=16, depth=2, latent=8, pool="mean", head=nu.MLP(width=32, depth=2))
-    return nu.omnifold(
-        samples.data, simulation, reco=HITS if hits else HIGH, truth=["p_true", "cos_true"], background=background,
-        iterations=ITERATIONS, members=1 if hits else size.members, bootstrap=0 if hits else size.bootstrap,
-        network=network if hits else nu.MLP(width=32, depth=2),
-        training=nu.Training(epochs=4 if hits else 8, batch=512), seed=seed, progress=progress,
-    )  # fmt: skip
-
-
-def generated(samples: Samples, size: Size, seed: int, *, progress: bool = True) -> Any:
-    """p(p_true, cos_true | p_reco, cos_reco) by a flow, three times with the prior removed."""
-    simulation, background = samples.selected
-    return generative_unfolding(
-        samples.data, simulation, reco=HIGH, truth=["p_true", "cos_true"], background=background, iterations=2,
-        members=1, bootstrap=0, bounds={"p_true": (0.0, None), "cos_true": (-1.0, 1.0)},
-        network=NSF(transforms=2, width=32), classifier=nu.MLP(width=32, depth=2),
-        training=nu.Training(epochs=10, batch=512, learning_rate=5e-3),
-        efficiency_training=nu.Training(epochs=20, batch=512, learning_rate=3e-3), seed=seed, progress=progress,
-    )  # fmt: skip
 
 
 # -- cross-sections ----------------------------------------------------------------------------------------------------

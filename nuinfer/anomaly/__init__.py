@@ -2,16 +2,26 @@
 
 What to use when: a few counts and what is expected: `counting_z`, `on_off_z`.  A spectrum with its expectation, and a
 bump of any width anywhere: `bump_hunt`.  A spectrum whose background is a smooth function, with a peak of a known
-shape, its yield and its limits: the package `nuinfer.anomaly.bump`.
+shape, its yield and its limits: the package `nuinfer.anomaly.bump`.  A resonance of unknown mass in events with further
+features, of which no signal model is needed: `hunt`, with a background template of `nuinfer.anomaly.templates`, and
+`injection_scan` for what it can see.  Do the data follow a reference at all?  `goodness_of_fit`.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from ..lazy import names_of
 
 if TYPE_CHECKING:
     from .bump.bump_hunter import BumpHunt, bump_hunt
+    from .goodness.fitting import NetworkFit, goodness_of_fit
+    from .goodness.kernel import KernelFit
+    from .goodness.result import GoodnessOfFit
+    from .hunting.cwola import hunt
+    from .hunting.injection import InjectionScan, injection_scan
+    from .hunting.results import Hunt
+    from .regions import Window, sliding_windows
     from .significance import (
         asymptotic_z,
         counting_z,
@@ -26,13 +36,36 @@ if TYPE_CHECKING:
         z_of_log_p,
         z_of_p,
     )
+    from .templates.anode import Anode
+    from .templates.cathode import Cathode
+    from .templates.decorrelation import Decorrelated
+    from .templates.latent import Latent
+    from .templates.salad import Salad
+    from .templates.sculpting import Sculpting, sculpting_test
+    from .templates.sidebands import Sidebands
 
-#: Where each name is; modules load when they are first used, so that counting does not wait for torch.
+#: Where each name is.
 _NAMES = {
+    "Anode": "templates.anode",
     "BumpHunt": "bump.bump_hunter",
+    "Cathode": "templates.cathode",
+    "Decorrelated": "templates.decorrelation",
+    "GoodnessOfFit": "goodness.result",
+    "Hunt": "hunting.results",
+    "InjectionScan": "hunting.injection",
+    "KernelFit": "goodness.kernel",
+    "Latent": "templates.latent",
+    "NetworkFit": "goodness.fitting",
+    "Salad": "templates.salad",
+    "Sculpting": "templates.sculpting",
+    "Sidebands": "templates.sidebands",
+    "Window": "regions",
     "asymptotic_z": "significance",
     "bump_hunt": "bump.bump_hunter",
     "counting_z": "significance",
+    "goodness_of_fit": "goodness.fitting",
+    "hunt": "hunting.cwola",
+    "injection_scan": "hunting.injection",
     "li_ma_z": "significance",
     "log_on_off_p": "significance",
     "log_p_of_z": "significance",
@@ -41,15 +74,33 @@ _NAMES = {
     "on_off_z": "significance",
     "p_of_z": "significance",
     "poisson_p": "significance",
+    "sculpting_test": "templates.sculpting",
+    "sliding_windows": "regions",
     "z_of_log_p": "significance",
     "z_of_p": "significance",
 }
 
 __all__ = [
+    "Anode",
     "BumpHunt",
+    "Cathode",
+    "Decorrelated",
+    "GoodnessOfFit",
+    "Hunt",
+    "InjectionScan",
+    "KernelFit",
+    "Latent",
+    "NetworkFit",
+    "Salad",
+    "Sculpting",
+    "Sidebands",
+    "Window",
     "asymptotic_z",
     "bump_hunt",
     "counting_z",
+    "goodness_of_fit",
+    "hunt",
+    "injection_scan",
     "li_ma_z",
     "log_on_off_p",
     "log_p_of_z",
@@ -58,18 +109,10 @@ __all__ = [
     "on_off_z",
     "p_of_z",
     "poisson_p",
+    "sculpting_test",
+    "sliding_windows",
     "z_of_log_p",
     "z_of_p",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_of(__name__, _NAMES)

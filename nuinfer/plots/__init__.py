@@ -19,7 +19,9 @@ What to use when:
   `sbc_ecdf`, `expected_coverage`, `tarp_curve`.  Does the model describe the data?  `predictive_statistics`,
   `predictive_overlay`.
 - Is there a bump?  `bump_hunter`, in planes `bump_map`; which windows were tried?  `bump_windows`; how rare is it?
-  `bump_toys`.
+  `bump_toys`.  A fitted spectrum with its peak: `bump_fit`; peaks at each mass: `local_p`, `excess_toys`; what is
+  excluded: `bump_limits`; what the background fakes: `spurious_signals`.
+- Does the reference describe the data?  `goodness_toys`, and where not: `goodness_ratio`.
 
 Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
 it.  A figure of its own is not registered with pyplot, so nothing needs closing; in a notebook ``ax.figure`` at the end
@@ -29,10 +31,12 @@ can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global s
 
 from .belts import belt, critical_values
 from .breakdowns import breakdown
+from .bump_fits import bump_fit, bump_limits, excess_toys, local_p, spurious_signals
 from .bumps import bump_hunter, bump_map, bump_toys, bump_windows
 from .choices import iteration_choice, strength_scan, wiener_filter
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
+from .goodness import goodness_ratio, goodness_toys
 from .limits import limit, limit_curve
 from .observables import optimal_observable
 from .posteriors import (
@@ -64,7 +68,9 @@ __all__ = [
     "bin_covariance",
     "bin_coverage",
     "breakdown",
+    "bump_fit",
     "bump_hunter",
+    "bump_limits",
     "bump_map",
     "bump_toys",
     "bump_windows",
@@ -73,7 +79,10 @@ __all__ = [
     "correlation",
     "coverage_map",
     "critical_values",
+    "excess_toys",
     "expected_coverage",
+    "goodness_ratio",
+    "goodness_toys",
     "history",
     "impacts",
     "iteration_choice",
@@ -81,6 +90,7 @@ __all__ = [
     "limit",
     "limit_curve",
     "local_coverage",
+    "local_p",
     "optimal_observable",
     "predictive_overlay",
     "predictive_statistics",
@@ -92,6 +102,7 @@ __all__ = [
     "sbc_ranks",
     "smearing",
     "spectrum",
+    "spurious_signals",
     "strength_scan",
     "style",
     "tarp_curve",

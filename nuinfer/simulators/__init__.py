@@ -10,6 +10,8 @@ What to use when:
   simulation, likelihood, and the posterior on a grid.
 - `InverseKinematics`: an observation without noise that many parameters explain equally well, with exact draws of them.
 - `ProfiledGaussian`: the unfolding toy whose second smearing is a nuisance parameter, and its exact EM steps.
+- `Resonance`: a peak on a falling mass spectrum, with features whose density moves with the mass, and all log ratios.
+- `ExponentialBump`: an exponential with three alternatives, and the exact power of the best test.
 - `Interference`: signal, background and their interference, with six nuisance parameters: samples, pseudo-data, rates
   and likelihoods.
 
@@ -18,6 +20,7 @@ made of: a Gaussian function with a total.
 """
 
 from .disappearance import Disappearance, GridPosterior
+from .exponential_bump import ExponentialBump
 from .gaussian import Gaussian
 from .gaussian_ratio import CloudRatio, GaussianRatio
 from .gaussian_unfolding import GaussianUnfolding
@@ -26,10 +29,12 @@ from .inverse_kinematics import InverseKinematics
 from .iterative_bayes import GridRecursion, LinearResponse, bayes_step
 from .linear_gaussian import LinearGaussian
 from .profiled_gaussian import ProfiledGaussian, ProfiledState
+from .resonance import Resonance
 
 __all__ = [
     "CloudRatio",
     "Disappearance",
+    "ExponentialBump",
     "Gaussian",
     "GaussianRatio",
     "GaussianUnfolding",
@@ -41,5 +46,6 @@ __all__ = [
     "LinearResponse",
     "ProfiledGaussian",
     "ProfiledState",
+    "Resonance",
     "bayes_step",
 ]

@@ -10,8 +10,9 @@ everything varied that is uncertain, and ``check()`` of a result asks whether it
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from ..lazy import names_of
 
 if TYPE_CHECKING:
     from .binned.bayes import BayesIteration, iterate_bayes, iterative_bayes
@@ -151,14 +152,4 @@ __all__ = [
     "wiener_svd",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_of(__name__, _NAMES)

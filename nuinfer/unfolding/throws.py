@@ -2,20 +2,23 @@ r"""Throws: the whole analysis again and again, with everything that is uncertai
 
 Throw k draws the knobs alpha of every systematic source from N(0, 1), or a universe of each set of weights, shifts
 simulation and background by all of them, evaluates the selection anew, takes Poisson bootstraps of data, background and
-simulation, and unfolds.  The covariance of the K spectra,
+simulation, and unfolds.  What comes out holds statistics, method and all systematics with their interplay; how far the
+mean of the throws is from the nominal answer is `Thrown.shift`.
 
-.. math:: C = \frac{1}{K - 1} \sum_k (u_k - \bar u)(u_k - \bar u)^T,
+**Covariance, by source.**  The plain covariance of K spectra holds the chance correlations of their knobs too, of
+1/sqrt(K) each.  The covariance of the knobs is known: it is 1.  A regression of the spectra on the k knobs,
+:math:`u_j = \bar u + \sum_s G_s \alpha_{sj} + \epsilon_j`, gives
 
-holds statistics, method and all systematics with their interplay, and is taken about the mean of the throws; how far
-that is from the nominal answer is `Thrown.shift`.
+.. math:: C = \sum_s \left[\hat G_s \hat G_s^T - \Sigma\, \mathrm{tr}(A^T A)^{-1}_{ss}\right] + \Sigma, \qquad
+    \Sigma = \frac{1}{K - 1 - k} \sum_j \epsilon_j \epsilon_j^T,
 
-**By source.**  A regression of the spectra on the knobs, :math:`u_k = \bar u + \sum_s G_s \alpha_{sk} + \epsilon_k`,
-gives each source the covariance :math:`\hat G_s \hat G_s^T - \Sigma_\epsilon \mathrm{tr}(A^T A)^{-1}_{ss}`, the second
-term being what noise alone would give; what the knobs do not explain in a straight line (statistics, method, universes,
-curvature) is the remainder.  Throws of one source alone, without bootstraps, are there on request (``alone=``).
+each source without what noise alone would give it, and the remainder :math:`\Sigma`: statistics, method, universes, and
+curvature.  Without knobs it is the plain covariance.  Throws of one source alone, without bootstraps, are there on
+request (``alone=``).
 
-**Rank.**  K throws determine at most K - 1 directions of B bins.  With fewer throws than bins C has no inverse, and any
-inverse is biased: `Thrown.words` says so, and by how much (Hartlap et al., astro-ph/0608064).
+**Rank.**  K throws determine at most K - 1 - k directions of the remainder in B bins, and k more by the knobs.  With
+fewer than bins C has no inverse, and any inverse is biased: `Thrown.words` says so, and by how much (Hartlap et al.,
+astro-ph/0608064).
 
 Sources: the multi-universe method of the accelerator neutrino experiments (e.g. MicroBooNE, arXiv 2001.04353); joint
 bootstraps of data and simulation as in `omnifold`.
@@ -33,6 +36,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from .. import hashing, losses, metrics, store, tasks
 from ..events import Events, Ragged
@@ -187,17 +191,20 @@ class Thrown:
         Knobs (K, k) by source.
     alone:
         Spectra (K', B) of throws of each source alone.
+    left_out:
+        Names of the nominal spectrum's covariances that the throws do not hold: "method" where they fit last layers.
     """
 
     nominal: Spectrum
     spectra: Floats
     alphas: dict[str, Floats]
     alone: dict[str, Floats]
+    left_out: tuple[str, ...] = ()
 
     @property
     def covariance(self) -> Floats:
-        """C (B, B)."""
-        return metrics.replica_covariance(self.spectra)
+        """C (B, B), the sum of `sources`."""
+        return np.asarray(sum(self.sources.values()))
 
     @property
     def shift(self) -> Floats:
@@ -210,6 +217,26 @@ class Thrown:
         return int(np.linalg.matrix_rank(_correlation(self.covariance), tol=1e-9))
 
     @functools.cached_property
+    def _design(self) -> Floats:
+        """Knobs (K, k) of all sources; ``ValueError`` for too many."""
+        design = np.concatenate([np.empty((len(self.spectra), 0)), *self.alphas.values()], 1)
+        count, knobs = design.shape
+        if knobs and count < knobs + 3:
+            raise ValueError(f"decomposition: expected more throws than knobs + 2 = {knobs + 2}, found {count}; throw "
+                             f"more, or sources alone by alone=")  # fmt: skip
+        return design
+
+    @functools.cached_property
+    def residuals(self) -> Floats:
+        """What the k knobs do not explain in K throws, as K - k replicas (K - k, B) of mean 0 and covariance Sigma.
+
+        Their directions are the orthogonal complement of the knobs among those of K throws that keep the mean at 0.
+        """
+        design = np.concatenate([np.ones((len(self.spectra), 1)), self._design], 1)
+        rotated = linalg.qr(design)[0].T[design.shape[1] :] @ self.spectra  # (K - 1 - k, B), independent
+        return np.asarray(linalg.helmert(len(rotated) + 1).T @ rotated)
+
+    @functools.cached_property
     def sources(self) -> dict[str, Floats]:
         """Covariances (B, B) by source, from the regression on the knobs, and the "remainder"; they sum to C.
 
@@ -219,39 +246,34 @@ class Thrown:
             for as many knobs as throws.
         """
         names = [name for name, alpha in self.alphas.items() if alpha.shape[1]]
-        if not names:
-            return {"remainder": self.covariance}
-        design = np.concatenate([self.alphas[name] for name in names], 1)
-        count, knobs = design.shape
-        if count < knobs + 3:
-            raise ValueError(f"decomposition: expected more throws than knobs + 2 = {knobs + 2}, found {count}; throw "
-                             f"more, or sources alone by alone=")  # fmt: skip
-        design, spectra = design - design.mean(0), self.spectra - self.spectra.mean(0)
+        noise = metrics.replica_covariance(self.residuals)
+        design = self._design - self._design.mean(0)
         inverse = np.linalg.inv(design.T @ design)
-        slopes = inverse @ design.T @ spectra  # (knobs, B)
-        left = spectra - design @ slopes
-        noise = left.T @ left / (count - knobs - 1)
+        slopes = inverse @ design.T @ (self.spectra - self.spectra.mean(0))  # (knobs, B)
         found, start = {}, 0
         for name in names:
             part = slice(start, start + self.alphas[name].shape[1])
             found[name] = slopes[part].T @ slopes[part] - noise * np.trace(inverse[part, part])
             start = part.stop
-        return found | {"remainder": self.covariance - sum(found.values())}
+        return found | {"remainder": noise}
 
     @property
     def spectrum(self) -> Spectrum:
-        """The nominal values with the covariance of the throws by source, and the throws as replicas."""
-        return replace(self.nominal, covariances=self.sources, replicas=self.spectra)
+        """The nominal values with the covariances of the throws and what is left out of them; replicas: `residuals`."""
+        covariances = self.sources | {name: self.nominal.covariances[name] for name in self.left_out}
+        return replace(self.nominal, covariances=covariances, replicas=self.nominal.values + self.residuals)
 
     @property
     def words(self) -> str:
         """What the number of throws allows."""
-        count, bins = self.spectra.shape
-        if count <= bins + 2:
-            return (f"{count} throws of {bins} bins: the covariance has rank {self.rank} and no unbiased inverse; "
-                    f"throw at least {10 * bins}, or compare fewer bins")  # fmt: skip
-        return (f"{count} throws of {bins} bins: rank {self.rank}; the inverse of the covariance is too large by "
-                f"{1 / metrics.hartlap(count, bins) - 1:.1%} on average")  # fmt: skip
+        (count, knobs), bins = self._design.shape, self.spectra.shape[1]
+        draws = count - knobs
+        told = f"{count} throws of {bins} bins" + (f", {knobs} knobs" if knobs else "")
+        if draws <= bins + 2:
+            return (f"{told}: the covariance has rank {self.rank} and no unbiased inverse; throw at least "
+                    f"{10 * bins + knobs}, or compare fewer bins")  # fmt: skip
+        return (f"{told}: rank {self.rank}; the inverse of the covariance is too large by "
+                f"{1 / metrics.hartlap(draws, bins) - 1:.1%} on average")  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Thrown({', '.join([*self.alphas]) or 'statistics'}; {self.words})"
@@ -262,7 +284,8 @@ class Thrown:
         arrays |= {"spectra": self.spectra}
         arrays |= {f"alpha.{i}": a for i, a in enumerate(self.alphas.values())}
         arrays |= {f"alone.{i}": a for i, a in enumerate(self.alone.values())}
-        store.save(path, "thrown", {"nominal": spec, "alphas": list(self.alphas), "alone": list(self.alone)}, arrays)
+        names = {"alphas": list(self.alphas), "alone": list(self.alone), "left_out": list(self.left_out)}
+        store.save(path, "thrown", {"nominal": spec, **names}, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Thrown:
@@ -272,7 +295,8 @@ class Thrown:
             {name: arrays[f"{key}.{i}"] for i, name in enumerate(spec[names])}
             for key, names in (("alpha", "alphas"), ("alone", "alone"))
         )
-        return cls(Spectrum.of_saved(spec["nominal"], arrays), arrays["spectra"], alphas, alone)
+        left_out = tuple(spec.get("left_out", ()))  # files of before last layers have none
+        return cls(Spectrum.of_saved(spec["nominal"], arrays), arrays["spectra"], alphas, alone, left_out)
 
 
 def unfold_throws(
@@ -390,18 +414,23 @@ def omnifold_throws(
             progress=progress, refit=refit, **options,
         )  # fmt: skip
         spectrum = result.spectrum(binning)
-        return Thrown(replace(spectrum, replicas=spectrum.replicas[:0]), spectrum.replicas, _alphas(throws), {})
+        nominal_alone = replace(spectrum, replicas=spectrum.replicas[:0])
+        return Thrown(nominal_alone, spectrum.replicas, _alphas(throws), {}, _left_out(spectrum, refit))
     unfold: Unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
     if refit == "last layer":
         resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=PILOTS, validation=0.0)
         fit = Fit(network, losses.by_name(loss), training, resample, device, None, progress, layers={})
-        run = prepared(data, nominal, others, group=None, fit=fit, **rules)
-        spectrum = replace(unfolded(run, iterations, None), replicas=np.empty((0, len(nominal)))).spectrum(binning)
-        unfold = functools.partial(_refolded, spectrum, fit, iterations, rules)
-    return unfold_throws(
+        unfold = _refolding(fit, iterations, rules, binning, data, nominal, others)
+    thrown = unfold_throws(
         unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,
         progress=progress,
     )  # fmt: skip
+    return replace(thrown, left_out=_left_out(thrown.nominal, refit))
+
+
+def _left_out(nominal: Spectrum, refit: str) -> tuple[str, ...]:
+    """Last layers have no noise of training: the nominal members have it, where there are some."""
+    return ("method",) if refit == "last layer" and "method" in nominal.covariances else ()
 
 
 def _omnifolded(
@@ -412,6 +441,16 @@ def _omnifolded(
     many = members if seed == nominal else 1
     result = omnifold(data, simulation, background=background, members=many, seed=seed, progress=False, **options)
     return result.spectrum(binning)
+
+
+def _refolding(
+    fit: Fit, iterations: int, rules: Mapping[str, Any], binning: Binning, data: Events, simulation: Events,
+    background: Events | None,
+) -> Unfold:  # fmt: skip
+    """What unfolds throws by the last layers of the nominal networks, which are trained here."""
+    run = prepared(data, simulation, background, group=None, fit=fit, **rules)
+    trained = replace(unfolded(run, iterations, None), replicas=np.empty((0, len(simulation))))  # without the pilots
+    return functools.partial(_refolded, trained.spectrum(binning), fit, iterations, rules)
 
 
 def _refolded(

@@ -282,6 +282,20 @@ class BumpLikelihood:
             raise ValueError(f"counts: expected {len(self.bins)}, one for each bin of the range, found {len(found)}")
         return replace(self, counts=found, points=None, weights=None)
 
+    def with_background(self, background: BackgroundShape) -> BumpLikelihood:
+        """The same data with another background; constraints, limits and free parameters that it lacks are dropped.
+
+        Raises
+        ------
+        ValueError
+            as `binned`.
+        """
+        shape = background.on((float(self.bins[0, 0]), float(self.bins[-1, 1])))
+        other = replace(self, background=shape, constraints={}, limits={}, free=())
+        known = {n: c for n, c in self.constraints.items() if n in other.names and n not in self.background.constraints}
+        limits = {n: limit for n, limit in self.limits.items() if n in other.names}
+        return other._finished(known, limits, self.free)
+
     def asimov(self, values: Mapping[str, float], mass: float | None = None) -> BumpLikelihood:
         """With the expected contents as data; without bins, with weighted events at nodes of each bin.
 

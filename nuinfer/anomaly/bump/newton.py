@@ -84,7 +84,8 @@ class _LogLinearRates:
         x, self._shape = at.reshape(-1), at.shape
         self._psi = shape.basis(x)[:, columns] @ scale
         self._log = shape.log_values(x, theta) + np.log(weight.reshape(-1))
-        there = np.exp(self._log).reshape(self._shape)
+        logs = self._log.reshape(self._shape)
+        there = np.exp(logs - logs.max(1)[:, None])  # a bin's contents may be too small to be a number
         size = self._psi.shape[1]
         self._mean = (self._psi.reshape(*self._shape, size) * there[..., None]).sum(1) / there.sum(1)[:, None]
         self._outer = (self._mean[:, :, None] * self._mean[:, None, :]).reshape(len(bins), -1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -114,6 +114,7 @@ def scan_masses(
     masses: ArrayLike,
     *,
     fixed: Mapping[str, float] | None = None,
+    spurious: ArrayLike = 0.0,
     allow_unconverged: bool = False,
 ) -> BumpScan:
     """Fit a signal at each mass.
@@ -126,6 +127,10 @@ def scan_masses(
         (M,), rising; `mass_grid` makes them.
     fixed:
         Parameters to hold in all fits.
+    spurious:
+        Standard deviation of a spurious signal in events, one or (M,), as `SpuriousSignal.envelope`: a Gaussian
+        nuisance that is added to the yield, with and without a signal.  It makes errors greater and Z smaller, not that
+        of toys, so that `global_p_toys` is then conservative.
     allow_unconverged:
         NaN, and a warning in the log, for masses whose fit fails.
 
@@ -155,16 +160,20 @@ def scan_masses(
     at = checked_masses(likelihood, masses)
     if YIELD in (fixed or {}):
         raise ValueError("fixed: expected parameters other than the yield, which is what a scan fits")
+    extra = spread_over("spurious", spurious, at)
+    if not (extra >= 0).all():
+        raise ValueError(f"spurious: expected standard deviations from 0, found {extra.min():g}")
     names = likelihood.background.names
     alone = {name: value for name, value in (fixed or {}).items() if name in names}
     background = fit_bump(likelihood, fixed=alone)
     start = {name: background.values[name] for name in names if name not in alone}
     rows, failed = [], []
-    for mass in at.tolist():
+    for mass, tau in zip(at.tolist(), extra.tolist(), strict=True):
         fit = fit_bump(likelihood, mass, fixed=fixed, start=start, allow_unconverged=True)
-        good = fit.valid and fit.nll < background.nll + 1e-4
+        alone_nll = background.nll if tau == 0 else _with_spurious(likelihood, mass, tau, fixed, start)
+        good = fit.valid and fit.nll < alone_nll + 1e-4
         failed += [] if good else [mass]
-        rows.append(_row(fit, background.nll) if good else (math.nan, math.nan, math.nan, math.nan, 0.0))
+        rows.append(_row(fit, alone_nll) if good else (math.nan, math.nan, math.nan, math.nan, 0.0))
     if failed:
         message = (f"scan: expected a fit at each mass, found none at {', '.join(f'{m:g}' for m in failed[:5])} "
                    f"({len(failed)} of {len(at)}); try coarser bins, a simpler background or fewer masses where "
@@ -176,7 +185,19 @@ def scan_masses(
     signal = likelihood.need_signal()
     widths = np.array([signal.width(mass) for mass in at.tolist()])
     under = _under(background, at, widths)
+    errors = np.where(errors > 0, np.hypot(errors, extra), errors)
     return BumpScan(at, widths, yields, errors, z, p_of_z(z), nll, limit > 0, under, background)
+
+
+def _with_spurious(
+    likelihood: BumpLikelihood, mass: float, tau: float, fixed: Mapping[str, float] | None, start: Mapping[str, float]
+) -> float:  # fmt: skip
+    """-log L without a signal, but a spurious one of 0 +- tau; NaN where the fit failed."""
+    if YIELD in likelihood.constraints:
+        raise ValueError("spurious: expected no constraint on the yield beside it")
+    loose = replace(likelihood, constraints={**likelihood.constraints, YIELD: (0.0, tau)})
+    fit = fit_bump(loose, mass, fixed=fixed, start=start, errors=False, allow_unconverged=True)
+    return fit.nll if fit.valid else math.nan
 
 
 def _row(fit: BumpFit, alone: float) -> tuple[float, float, float, float, float]:
@@ -201,6 +222,15 @@ def checked_masses(likelihood: BumpLikelihood, masses: ArrayLike) -> Floats:
     for mass in at.tolist():
         check_mass(likelihood, mass)
     return at
+
+
+def spread_over(what: str, given: ArrayLike, masses: Floats) -> Floats:
+    """One number, or one for each mass, as (M,)."""
+    found = np.asarray(given, np.float64)
+    if found.shape not in ((), masses.shape):
+        raise ValueError(f"{what}: expected one number, or {len(masses)}, one for each mass, found shape {found.shape}")
+    check_finite(what, np.atleast_1d(found))
+    return np.broadcast_to(found, masses.shape).copy()
 
 
 def mass_grid(signal: SignalShape, low: float, high: float, *, step: float = 0.5) -> Floats:

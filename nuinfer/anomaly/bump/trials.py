@@ -49,9 +49,9 @@ class GlobalP(Record):
     p, error:
         The global p-value and its standard error; of k among T toys (k + 1) / (T + 1).
     z:
-        Its significance.
+        Its significance; where all of T toys are beyond, that of T / (T + 1), so that it is finite.
     p_upper, z_lower:
-        Bounds at 95% confidence, of the statistics of the toys.
+        Bounds at 95% confidence, of the statistics of the toys; where all are beyond, 1 and z.
     is_bound:
         Whether no toy was beyond: then the bounds are all that is known.
     toys, beyond:
@@ -193,6 +193,7 @@ def _result(
     crossings: float,
 ) -> GlobalP:  # fmt: skip
     k = scan.best
-    z, lower = z_of_p([p, upper]).tolist()
+    largest = toys / (toys + 1) if method == "toys" else 1.0  # Z of p = 1 is -inf
+    z, lower = z_of_p(np.minimum([p, upper], largest)).tolist()
     return GlobalP(method, float(scan.masses[k]), float(scan.z[k]), float(scan.p[k]), p, error, z, upper, lower,
                    beyond == 0, toys, beyond, level, crossings, scan.coarse)  # fmt: skip

@@ -1,0 +1,81 @@
+r"""ANODE: the ratio of two densities, that of the data in the signal region over the interpolated background's.
+
+.. math:: R(x, m) = \frac{p_\mathrm{data}(x | m)}{p_\mathrm{background}(x | m)}
+
+with a flow fitted to the signal region above and one fitted to the sidebands, interpolated, below.  It is a finished
+score: no classifier is trained.  With a local fraction f of signal its logarithm is
+:math:`\log(1 - f + f\,p_S(x)/p_B(x|m))`; the errors of two densities are in it.
+
+Source: Nachman, Shih, arXiv:2001.04990.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import hashing
+from ...density import Density
+from ...events import Events
+from ...features import Features
+from ..regions import Window
+from .base import FittedTemplate, check_bounds, part_of, said
+from .interpolation import FlowTemplate, SidebandDensity
+
+__all__ = ["Anode"]
+
+_WORDS = (
+    "The score is the ratio of the density of the data in the signal region, out of fold, to that of the sidebands, "
+    "which is assumed to change smoothly across the signal region. Errors of both densities are in it: a narrow "
+    "signal that the first one does not resolve is hidden. In the sidebands the first one is extrapolated."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Score:
+    """The two densities."""
+
+    data: Density
+    background: SidebandDensity
+    spec: FlowTemplate
+
+    def log_ratio(self, events: Events) -> NDArray[np.float64]:
+        """log R (N,)."""
+        density = self.background.density
+        check_bounds(events, list(density.columns), self.spec.bounds, self.spec.discrete)
+        return np.asarray(self.data.log_prob(events) - density.log_prob(events))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anode(FlowTemplate):
+    """A ratio of two flows; for flat features.  Options: `FlowTemplate`.
+
+    Raises
+    ------
+    ValueError
+        in ``fit`` for fewer than two folds: events of the signal region train the density that they are scored by.
+    """
+
+    def fit(
+        self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
+        device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
+    ) -> FittedTemplate:  # fmt: skip
+        """Learn both densities; see `Template.fit`."""
+        if folds < 2:
+            raise ValueError(f"folds: expected at least 2, found {folds}; an event of the signal region is not to be "
+                             f"scored by a density that saw it")  # fmt: skip
+        background = self.learn(
+            events, resonance, features, window, seed=seed, device=device, checkpoint=checkpoint, progress=progress
+        )
+        data = self.fitted(
+            events.select(background.regions.signal), list(features.flat), resonance, folds=folds, device=device,
+            seed=hashing.salt(seed, "anode") >> 1, checkpoint=part_of(checkpoint, "signal"), progress=progress,
+        )  # fmt: skip
+        return FittedTemplate(
+            reference=background.reference(window, self.oversample, seed),
+            words=said(f"{_WORDS} {background.words}", window), log_ratio=_Score(data, background, self).log_ratio,
+            draw=background.draw, spectrum=background.spectrum,
+        )  # fmt: skip
