@@ -15,6 +15,7 @@ from nuinfer.anomaly.bump import Exponential
 from nuinfer.anomaly.regions import Window
 from nuinfer.anomaly.templates import (
     Anode,
+    BackgroundTemplate,
     Cathode,
     Decorrelated,
     Decorrelation,
@@ -22,7 +23,6 @@ from nuinfer.anomaly.templates import (
     Latent,
     Salad,
     Sidebands,
-    Template,
     fit_decorrelation,
     fit_spectrum,
 )
@@ -46,7 +46,7 @@ SMALL = {"network": NSF(transforms=1, width=16), "training": QUICK}
 TINY = {"network": MAF(transforms=1, width=8), "training": Training(epochs=1, batch=512)}
 
 
-def fitted(template: Template, data: Events, *, window: Window = WINDOW, seed: int = 1, folds: int = 1,
+def fitted(template: BackgroundTemplate, data: Events, *, window: Window = WINDOW, seed: int = 1, folds: int = 1,
            features: Features = FEATURES) -> FittedTemplate:  # fmt: skip
     return template.fit(data, "m", features, window, seed=seed, folds=folds, progress=False)
 
@@ -499,7 +499,7 @@ EVERY = (
 
 
 @pytest.mark.parametrize("template", EVERY, ids=lambda t: type(t).__name__)
-def test_refused_by_every_template(template: Template, shifted: Events) -> None:
+def test_refused_by_every_template(template: BackgroundTemplate, shifted: Events) -> None:
     few = shifted.select(~((shifted["m"] > 3.7) & (np.arange(len(shifted)) > 60)))
     with pytest.raises(ValueError, match=r"in the sideband \(3.7, 4.1\), found \d; .* Widen the sidebands"):
         fitted(template, few, folds=2)
@@ -518,7 +518,7 @@ def test_refused_by_every_template(template: Template, shifted: Events) -> None:
 
 
 @pytest.mark.parametrize("template", EVERY[1:5], ids=lambda t: type(t).__name__)
-def test_refused_by_what_interpolates(template: Template, shifted: Events) -> None:
+def test_refused_by_what_interpolates(template: BackgroundTemplate, shifted: Events) -> None:
     with pytest.raises(ValueError, match="other columns than the resonance variable 'm'"):
         fitted(template, shifted, features=Features(["x0", "m"]), folds=2)
 
@@ -532,7 +532,7 @@ TOLD = [
 
 
 @pytest.mark.parametrize("template", TOLD, ids=lambda t: type(t).__name__)
-def test_one_side_where_told(template: Template, shifted: Events) -> None:
+def test_one_side_where_told(template: BackgroundTemplate, shifted: Events) -> None:
     one, both = (fitted(template, shifted, window=w) for w in (ONE_SIDED, WINDOW))
     assert len(one.reference) > 1000
     assert "on one side only" in one.words
@@ -540,7 +540,7 @@ def test_one_side_where_told(template: Template, shifted: Events) -> None:
 
 
 @pytest.mark.parametrize("template", [EVERY[1], EVERY[2], EVERY[3], EVERY[5]], ids=lambda t: type(t).__name__)
-def test_clouds_are_refused_by_densities(template: Template, shifted: Events) -> None:
+def test_clouds_are_refused_by_densities(template: BackgroundTemplate, shifted: Events) -> None:
     lists = Ragged(np.repeat(shifted["x0"], 2), np.arange(len(shifted) + 1) * 2)
     data = shifted.with_columns({"hits.q": lists})
     with pytest.raises(TypeError, match=r"expected flat columns for .*, found the clouds hits"):

@@ -76,9 +76,7 @@ def p_values(hunted: Hunted) -> Axes:
 def excess(hunted: Hunted, found: Found) -> Axes:
     """The segment of an excess: its pairs, the background, the peak with its own mass and width, and pulls."""
     segment = next(each for each in hunted.segments if found.mass in each.scan.masses)
-    fit = segment.without
-    if found.fit is not None:  # named by the mass that it found
-        fit = replace(found.fit, mass=float(f"{found.fit.mass * found.fit.values['mass_scale']:.5g}"))
+    fit = segment.without if found.fit is None else found.fit
     main, _ = bump_fit(fit, xlabel=MASS, ylabel="pairs per bin", yscale="linear")
     return main
 

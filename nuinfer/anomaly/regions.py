@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Window", "sliding_windows"]
 
-Region = tuple[float, float]
+Interval = tuple[float, float]
 Mask = NDArray[np.bool_]
 
 
@@ -47,8 +47,8 @@ class Window:
     ([True, False], [False, True])
     """
 
-    signal: Region
-    sidebands: tuple[Region, ...]
+    signal: Interval
+    sidebands: tuple[Interval, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signal", _interval("signal", self.signal))
@@ -66,7 +66,7 @@ class Window:
                                  f"({low:g}, {high:g})")  # fmt: skip
 
     @property
-    def range(self) -> Region:
+    def range(self) -> Interval:
         """From the lowest to the highest end of signal region and sidebands."""
         return min(self.signal[0], self.sidebands[0][0]), max(self.signal[1], self.sidebands[-1][1])
 
@@ -87,7 +87,7 @@ class Window:
 
 
 def sliding_windows(
-    range: Region, *, width: float, step: float, sideband: float, relative: bool = False
+    range: Interval, *, width: float, step: float, sideband: float, relative: bool = False
 ) -> tuple[Window, ...]:
     r"""Windows side by side, or overlapping, with a sideband on either side of each.
 
@@ -145,12 +145,12 @@ def _window(start: float, width: float, sideband: float, relative: bool) -> Wind
     return Window(signal=(b, c), sidebands=((a, b), (c, d)))
 
 
-def _within(mass: ArrayLike, region: Region) -> Mask:
+def _within(mass: ArrayLike, region: Interval) -> Mask:
     values = np.asarray(mass, np.float64)
     return np.asarray((values >= region[0]) & (values < region[1]))
 
 
-def _interval(name: str, given: Any) -> Region:
+def _interval(name: str, given: Any) -> Interval:
     ends = tuple(float(end) for end in given)
     if len(ends) != 2 or not all(math.isfinite(end) for end in ends) or not ends[0] < ends[1]:
         raise ValueError(f"{name}: expected (low, high) with low < high, both finite, found {given}")

@@ -39,7 +39,7 @@ __all__ = ["YIELD", "BumpLikelihood"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Region = tuple[float, float]
+Interval = tuple[float, float]
 
 YIELD = "yield"
 
@@ -97,7 +97,7 @@ class BumpLikelihood:
     @classmethod
     def binned(
         cls, data: Any, background: BackgroundShape, signal: SignalShape | None = None, *,
-        edges: ArrayLike | None = None, range: Region | None = None, exclude: Sequence[Region] = (),
+        edges: ArrayLike | None = None, range: Interval | None = None, exclude: Sequence[Interval] = (),
         constraints: Mapping[str, tuple[float, float]] | None = None, limits: Mapping[str, Limits] | None = None,
         free: Sequence[str] = (), weighted: bool = False, variance: ArrayLike | None = None,
     ) -> Self:  # fmt: skip
@@ -143,8 +143,8 @@ class BumpLikelihood:
 
     @classmethod
     def unbinned(
-        cls, points: ArrayLike, background: BackgroundShape, signal: SignalShape | None = None, *, range: Region,
-        exclude: Sequence[Region] = (), constraints: Mapping[str, tuple[float, float]] | None = None,
+        cls, points: ArrayLike, background: BackgroundShape, signal: SignalShape | None = None, *, range: Interval,
+        exclude: Sequence[Interval] = (), constraints: Mapping[str, tuple[float, float]] | None = None,
         limits: Mapping[str, Limits] | None = None, free: Sequence[str] = (), weights: ArrayLike | None = None,
         weighted: bool = False, bins: int = 60,
     ) -> Self:  # fmt: skip
@@ -406,14 +406,14 @@ def _edges(found: Contents, edges: ArrayLike | None) -> Floats:
     return np.asarray(given, np.float64)
 
 
-def _checked_region(what: str, region: Region) -> Region:
+def _checked_region(what: str, region: Interval) -> Interval:
     low, high = (float(v) for v in region)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"{what}: expected (lower, upper), found ({low:g}, {high:g})")
     return low, high
 
 
-def _within(bins: Floats, region: Region | None) -> Bools:
+def _within(bins: Floats, region: Interval | None) -> Bools:
     if region is None:
         return np.ones(len(bins), bool)
     low, high = _checked_region("range", region)
@@ -425,7 +425,7 @@ def _within(bins: Floats, region: Region | None) -> Bools:
     return inside
 
 
-def _unused(bins: Floats, exclude: Sequence[Region], slack: float = 1e-9) -> Bools:
+def _unused(bins: Floats, exclude: Sequence[Interval], slack: float = 1e-9) -> Bools:
     """Which overlap with an excluded region."""
     unused = np.zeros(len(bins), bool)
     small = slack * (bins[:, 1] - bins[:, 0])
@@ -437,7 +437,7 @@ def _unused(bins: Floats, exclude: Sequence[Region], slack: float = 1e-9) -> Boo
     return unused
 
 
-def _cut(region: Region, bins: int, exclude: Sequence[Region]) -> Floats:
+def _cut(region: Interval, bins: int, exclude: Sequence[Interval]) -> Floats:
     """Edges of equal bins and at the borders of excluded regions; those next to a border give way to it."""
     low, high = region
     edges = np.linspace(low, high, bins + 1)

@@ -21,7 +21,7 @@ from scipy import special
 from ...records import Record
 from ..significance import asymptotic_z, z_of_p
 from .fits import fit_bump
-from .likelihoods import BumpLikelihood, Region
+from .likelihoods import BumpLikelihood, Interval
 
 __all__ = ["WindowCounts", "window_counts"]
 
@@ -66,7 +66,7 @@ class WindowCounts(Record):
                 f"Z = {self.z[k]:.2f})")  # fmt: skip
 
 
-def window_counts(likelihood: BumpLikelihood, windows: Sequence[Region]) -> WindowCounts:
+def window_counts(likelihood: BumpLikelihood, windows: Sequence[Interval]) -> WindowCounts:
     """Count in each window against the fit of the background to everything else.
 
     Parameters

@@ -36,7 +36,7 @@ from ...errors import NotConverged
 from ..bump.fits import fit_bump
 from ..bump.likelihoods import BumpLikelihood
 from ..bump.shapes import BackgroundShape
-from ..regions import Region, Window
+from ..regions import Interval, Window
 from ..significance import asymptotic_z
 
 __all__ = ["Counted", "count_window", "crossed_error", "excess_p", "passed", "spectrum_edges", "thresholds_of"]
@@ -107,7 +107,7 @@ def passed(cuts: Cuts, score: Floats, tie: Floats, fold: NDArray[np.int16]) -> N
     return level
 
 
-def spectrum_edges(range: Region, windows: Sequence[Window], bins: int) -> Floats:
+def spectrum_edges(range: Interval, windows: Sequence[Window], bins: int) -> Floats:
     """Edges of ``bins`` equal bins, and at the borders of all signal regions; those next to a border give way to it."""
     low, high = range
     edges = np.linspace(low, high, bins + 1)

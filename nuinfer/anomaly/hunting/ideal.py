@@ -12,13 +12,13 @@ from ... import hashing
 from ...events import Events
 from ...features import Features
 from ..regions import Window
-from ..templates.base import FittedTemplate, Template
+from ..templates.base import BackgroundTemplate, FittedTemplate
 
 __all__ = ["Ideal"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ideal(Template):
+class Ideal(BackgroundTemplate):
     """A template for studies: background events, other ones than those in the data, as the reference.
 
     Parameters
@@ -38,7 +38,7 @@ class Ideal(Template):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Select them; see `Template.fit`."""
+        """Select them; see `BackgroundTemplate.fit`."""
         inside = window.in_signal(self.background.flat(resonance))
         if not inside.any():
             raise ValueError(f"background: expected events in the signal region {window.signal}, found none of "

@@ -38,8 +38,8 @@ from ...records import Record
 from ...train import Training
 from ...trees import Trees
 from ..bump.shapes import BackgroundShape
-from ..regions import Region, Window
-from ..templates.base import Template
+from ..regions import Interval, Window
+from ..templates.base import BackgroundTemplate
 from ..templates.sidebands import Sidebands
 from .classifiers import Crossing, Learner, Problem, fit_problems
 from .cwola import TRAINING
@@ -253,13 +253,13 @@ def injection_scan(
     repeats: int = 3,
     bootstrap: bool = True,
     supervised: bool = False,
-    template: Template = Sidebands(),  # noqa: B008 - a frozen spec
+    template: BackgroundTemplate = Sidebands(),  # noqa: B008 - a frozen spec
     network: Network | Trees = MLP(width=32, depth=2),  # noqa: B008 - a frozen spec
     members: int = 3,
     folds: int = 5,
     crossing: Crossing = "crossed",
     efficiencies: Sequence[float] = (1.0, 0.1, 0.01),
-    range: Region | None = None,
+    range: Interval | None = None,
     bins: int = 50,
     fewest: int = 20,
     validation: float = 0.2,

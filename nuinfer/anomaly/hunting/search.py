@@ -17,8 +17,8 @@ from ... import hashing, metrics
 from ...events import Events
 from ...features import Features, Inputs
 from ..bump.shapes import BackgroundShape
-from ..regions import Region, Window
-from ..templates.base import FittedTemplate, Template
+from ..regions import Interval, Window
+from ..templates.base import BackgroundTemplate, FittedTemplate
 from .classifiers import Learner, Problem, Scorer, fit_problems
 from .counting import Counted, Cuts, count_window, passed, spectrum_edges, thresholds_of
 
@@ -78,7 +78,7 @@ class Search:
     windows: tuple[Window, ...]
     efficiencies: Floats
     background: BackgroundShape
-    template: Template
+    template: BackgroundTemplate
     learner: Learner
     edges: Floats
     fewest: int
@@ -86,8 +86,8 @@ class Search:
     @classmethod
     def checked(
         cls, resonance: str, features: Features | Sequence[str], windows: Sequence[Window] | Window, *,
-        background: BackgroundShape, template: Template, learner: Learner, efficiencies: Sequence[float],
-        range: Region | None, bins: int, fewest: int, allow_resonance: bool,
+        background: BackgroundShape, template: BackgroundTemplate, learner: Learner, efficiencies: Sequence[float],
+        range: Interval | None, bins: int, fewest: int, allow_resonance: bool,
     ) -> Search:  # fmt: skip
         """With what the user gave.
 
@@ -123,7 +123,7 @@ class Search:
         Raises
         ------
         ValueError
-            for empty regions, too few events for an efficiency or a fold; as `Template.fit`.
+            for empty regions, too few events for an efficiency or a fold; as `BackgroundTemplate.fit`.
         """
         prepared = [self._prepared(s, seed, checkpoint, progress) for s in samples]
         open_ones = [w for sample in prepared for w in sample if w.problem is not None]
@@ -222,7 +222,7 @@ class Search:
         crossed = float(self.efficiencies[number]) if self.learner.crossing == "crossed" else None
         return count_window(selected, self.edges, window, self.background, crossed=crossed)
 
-    def with_template(self, template: Template) -> Search:
+    def with_template(self, template: BackgroundTemplate) -> Search:
         """The same with another template."""
         return replace(self, template=template)
 
@@ -252,7 +252,7 @@ def _mass(sample: Events, resonance: str) -> Floats:
     return np.asarray(sample.flat(resonance), np.float64)
 
 
-def _range(given: Region | None, windows: Sequence[Window]) -> Region:
+def _range(given: Interval | None, windows: Sequence[Window]) -> Interval:
     low, high = min(w.range[0] for w in windows), max(w.range[1] for w in windows)
     if given is None:
         return low, high

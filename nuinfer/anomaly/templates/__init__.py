@@ -20,14 +20,14 @@ from ...lazy import names_of
 
 if TYPE_CHECKING:
     from .anode import Anode
-    from .base import FittedTemplate, Template
+    from .base import BackgroundTemplate, FittedTemplate
     from .cathode import Cathode
     from .decorrelation import Decorrelated, Decorrelation, fit_decorrelation
     from .latent import Latent
     from .salad import Salad
     from .sculpting import Sculpting, sculpting_of_cuts, sculpting_test
     from .sidebands import Sidebands
-    from .spectrum import Spectrum, fit_spectrum
+    from .spectrum import MassSpectrum, fit_spectrum
 
 #: Where each name is; modules load when they are first used.
 _NAMES = {
@@ -40,8 +40,8 @@ _NAMES = {
     "Salad": "salad",
     "Sculpting": "sculpting",
     "Sidebands": "sidebands",
-    "Spectrum": "spectrum",
-    "Template": "base",
+    "MassSpectrum": "spectrum",
+    "BackgroundTemplate": "base",
     "fit_decorrelation": "decorrelation",
     "fit_spectrum": "spectrum",
     "sculpting_of_cuts": "sculpting",
@@ -50,16 +50,16 @@ _NAMES = {
 
 __all__ = [
     "Anode",
+    "BackgroundTemplate",
     "Cathode",
     "Decorrelated",
     "Decorrelation",
     "FittedTemplate",
     "Latent",
+    "MassSpectrum",
     "Salad",
     "Sculpting",
     "Sidebands",
-    "Spectrum",
-    "Template",
     "fit_decorrelation",
     "fit_spectrum",
     "sculpting_of_cuts",

@@ -63,7 +63,7 @@ class Anode(FlowTemplate):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Learn both densities; see `Template.fit`."""
+        """Learn both densities; see `BackgroundTemplate.fit`."""
         if folds < 2:
             raise ValueError(f"folds: expected at least 2, found {folds}; an event of the signal region is not to be "
                              f"scored by a density that saw it")  # fmt: skip

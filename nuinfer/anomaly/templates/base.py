@@ -1,7 +1,7 @@
 """What every background template is: a spec with ``fit``, and what it gives a search.
 
 A search in a signal region compares its events with a *reference*: events that stand for the background there.  Each
-template makes one in its own way, from the same arguments: `Template.fit` -> `FittedTemplate`.
+template makes one in its own way, from the same arguments: `BackgroundTemplate.fit` -> `FittedTemplate`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ...density.columns import Bounds, Columns, refuse
 from ...events import Events
 from ...features import Features
 from ..regions import Window
-from .spectrum import Spectrum
+from .spectrum import MassSpectrum
 
-__all__ = ["FittedTemplate", "Template"]
+__all__ = ["BackgroundTemplate", "FittedTemplate"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Region = tuple[float, float]
+Interval = tuple[float, float]
 
 
 def unchanged(events: Events) -> Events:
@@ -66,9 +66,9 @@ class FittedTemplate:
     transform: Callable[[Events], Events] = unchanged
     log_ratio: Callable[[Events], Floats] | None = None
     draw: Callable[[Floats, int], Events] | None = None
-    spectrum: Spectrum | None = None
+    spectrum: MassSpectrum | None = None
 
-    def background(self, region: Region, *, n: int | None = None, seed: int) -> Events:
+    def background(self, region: Interval, *, n: int | None = None, seed: int) -> Events:
         """A pseudo-experiment of background: masses of the fitted spectrum in ``region``, features given the mass.
 
         Parameters
@@ -91,7 +91,7 @@ class FittedTemplate:
         return self.draw(self.spectrum.sample(region, n=n, seed=seed), hashing.salt(seed, "template features") >> 1)
 
 
-class Template(ABC):
+class BackgroundTemplate(ABC):
     """A frozen spec of how the background in a signal region is made from the sidebands."""
 
     least: ClassVar[int] = 100  # events in a sideband
@@ -138,7 +138,7 @@ class Template(ABC):
             for columns that are missing or of the wrong kind.
         """
 
-    def mapped(self, transform: Callable[[Events], Events]) -> Template:
+    def mapped(self, transform: Callable[[Events], Events]) -> BackgroundTemplate:
         """The same template for data whose features go through ``transform``."""
         return self
 

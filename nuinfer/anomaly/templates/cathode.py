@@ -49,7 +49,7 @@ class Cathode(FlowTemplate):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Learn the density, and draw from it; see `Template.fit`."""
+        """Learn the density, and draw from it; see `BackgroundTemplate.fit`."""
         learned = self.learn(
             events, resonance, features, window, seed=seed, device=device, checkpoint=checkpoint, progress=progress
         )

@@ -24,7 +24,7 @@ from ...events import Events, positive_total
 from ...features import Features
 from ...records import Record
 from ..regions import Window
-from .base import FittedTemplate, Template, check_counts, check_sides, flat_of
+from .base import BackgroundTemplate, FittedTemplate, check_counts, check_sides, flat_of
 from .sidebands import Sidebands
 
 __all__ = ["Decorrelated", "Decorrelation", "fit_decorrelation"]
@@ -123,7 +123,7 @@ def fit_decorrelation(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decorrelated(Template):
+class Decorrelated(BackgroundTemplate):
     """A template for features that have been decorrelated from the mass in the sidebands; flat ones.
 
     Parameters
@@ -136,7 +136,7 @@ class Decorrelated(Template):
         Allow sidebands on one side only; the template has to allow it too.
     """
 
-    template: Template = field(default_factory=Sidebands)
+    template: BackgroundTemplate = field(default_factory=Sidebands)
     method: Method = "linear"
     degree: int = 1
     extrapolate: bool = False
@@ -149,7 +149,7 @@ class Decorrelated(Template):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Learn the map, and the template behind it; see `Template.fit`."""
+        """Learn the map, and the template behind it; see `BackgroundTemplate.fit`."""
         columns = flat_of(features, "Decorrelated")
         mass = _read(events, resonance)
         check_counts("events", mass, window, self.least)

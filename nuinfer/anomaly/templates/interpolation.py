@@ -18,8 +18,8 @@ from ...features import Features
 from ...train import Training
 from ..bump.shapes import BackgroundShape, Exponential
 from ..regions import Window
-from .base import Regions, Template, check_bounds, flat_of, fresh_ids, part_of, regions_of
-from .spectrum import Spectrum, fit_spectrum
+from .base import BackgroundTemplate, Regions, check_bounds, flat_of, fresh_ids, part_of, regions_of
+from .spectrum import MassSpectrum, fit_spectrum
 
 __all__ = ["FlowTemplate", "SidebandDensity"]
 
@@ -44,7 +44,7 @@ class SidebandDensity:
 
     density: Density
     resonance: str
-    spectrum: Spectrum
+    spectrum: MassSpectrum
     regions: Regions
 
     def draw(self, mass: Floats, seed: int) -> Events:
@@ -75,7 +75,7 @@ class SidebandDensity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowTemplate(Template):
+class FlowTemplate(BackgroundTemplate):
     """What templates with a density have in common.
 
     Parameters

@@ -21,7 +21,7 @@ from ...density import FlowMatching
 from ...events import Events
 from ...features import Features
 from ..regions import Window
-from .base import FittedTemplate, Template, check_bounds, fresh_ids, said
+from .base import BackgroundTemplate, FittedTemplate, check_bounds, fresh_ids, said
 from .cathode import Cathode
 from .interpolation import SidebandDensity
 
@@ -65,7 +65,7 @@ class LatentMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latent(Template):
+class Latent(BackgroundTemplate):
     """The search in the latent space of a `Cathode`'s flow.
 
     Parameters
@@ -94,7 +94,7 @@ class Latent(Template):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Learn the map; see `Template.fit`."""
+        """Learn the map; see `BackgroundTemplate.fit`."""
         learned = self.template.learn(
             events, resonance, features, window, seed=seed, device=device, checkpoint=checkpoint, progress=progress
         )

@@ -23,7 +23,7 @@ from ...nets import MLP, Network
 from ...ratio import Ratio, fit_ratio
 from ...train import Training
 from ..regions import Window
-from .base import FittedTemplate, Template, check_counts, regions_of, said
+from .base import BackgroundTemplate, FittedTemplate, check_counts, regions_of, said
 
 __all__ = ["Salad"]
 
@@ -35,7 +35,7 @@ _WORDS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Salad(Template):
+class Salad(BackgroundTemplate):
     """A simulation, reweighted; for any features.
 
     Parameters
@@ -59,7 +59,7 @@ class Salad(Template):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Learn the ratio, and weight the simulation; see `Template.fit`."""
+        """Learn the ratio, and weight the simulation; see `BackgroundTemplate.fit`."""
         regions = regions_of(events, resonance, features, window, least=self.least, extrapolate=self.extrapolate)
         signal, sidebands = self._parts(resonance, features, window)
         ratio = fit_ratio(

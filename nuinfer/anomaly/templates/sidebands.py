@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...events import Events
 from ...features import Features
 from ..regions import Window
-from .base import FittedTemplate, Template, check_counts, check_sides, said
+from .base import BackgroundTemplate, FittedTemplate, check_counts, check_sides, said
 
 __all__ = ["Sidebands"]
 
@@ -31,7 +31,7 @@ _WORDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sidebands(Template):
+class Sidebands(BackgroundTemplate):
     """The data's own sidebands, of any features.
 
     Parameters
@@ -52,7 +52,7 @@ class Sidebands(Template):
         self, events: Events, resonance: str, features: Features, window: Window, *, seed: int, folds: int = 1,
         device: str = "cpu", checkpoint: str | Path | None = None, progress: bool = True,
     ) -> FittedTemplate:  # fmt: skip
-        """Select them; see `Template.fit`."""
+        """Select them; see `BackgroundTemplate.fit`."""
         mass = np.asarray(events.flat(resonance), np.float64)
         check_counts("events", mass, window, self.least)
         if not self.extrapolate:

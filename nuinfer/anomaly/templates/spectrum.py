@@ -14,17 +14,17 @@ from ..bump.likelihoods import BumpLikelihood
 from ..bump.shapes import BackgroundShape
 from ..regions import Window
 
-__all__ = ["Spectrum", "fit_spectrum"]
+__all__ = ["MassSpectrum", "fit_spectrum"]
 
 Floats = NDArray[np.float64]
-Region = tuple[float, float]
+Interval = tuple[float, float]
 
 _CELLS = 1000  # of the cumulative distribution
 _BINS = 20  # of a sideband
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class MassSpectrum:
     """Background events per unit of the resonance variable; made by `fit_spectrum`.
 
     Attributes
@@ -39,11 +39,11 @@ class Spectrum:
     parameters: Floats
     p: float
 
-    def expected(self, region: Region) -> float:
+    def expected(self, region: Interval) -> float:
         """The expected number of background events in ``region``."""
         return float(self._cells(region)[1].sum())
 
-    def sample(self, region: Region, *, n: int | None = None, seed: int) -> Floats:
+    def sample(self, region: Interval, *, n: int | None = None, seed: int) -> Floats:
         """Masses (n,) in ``region``, in random order; a Poisson number of the expected ones for None."""
         rng = np.random.default_rng(hashing.salt(seed, "spectrum"))
         edges, contents = self._cells(region)
@@ -52,7 +52,7 @@ class Spectrum:
         found = np.interp(rng.random(n) * cumulative[-1], cumulative, edges)
         return np.asarray(np.minimum(found, np.nextafter(region[1], region[0])))
 
-    def _cells(self, region: Region) -> tuple[Floats, Floats]:
+    def _cells(self, region: Interval) -> tuple[Floats, Floats]:
         edges = np.linspace(*region, _CELLS + 1)
         contents = self.shape.integrals(np.stack([edges[:-1], edges[1:]], 1), self.parameters, 4)
         if not ((contents >= 0).all() and contents.sum() > 0):
@@ -61,7 +61,7 @@ class Spectrum:
         return edges, contents
 
 
-def fit_spectrum(events: Events, resonance: str, window: Window, shape: BackgroundShape) -> Spectrum:
+def fit_spectrum(events: Events, resonance: str, window: Window, shape: BackgroundShape) -> MassSpectrum:
     """Fit ``shape`` to the sidebands of weighted events, the rest left out.
 
     Raises
@@ -80,10 +80,12 @@ def fit_spectrum(events: Events, resonance: str, window: Window, shape: Backgrou
         variance=squares if weighted else None,
     )  # fmt: skip
     fit = fit_bump(likelihood)
-    return Spectrum(likelihood.background, np.array([fit.values[name] for name in likelihood.background.names]), fit.p)
+    return MassSpectrum(
+        likelihood.background, np.array([fit.values[name] for name in likelihood.background.names]), fit.p
+    )
 
 
-def _bins(window: Window) -> tuple[Floats, list[Region]]:
+def _bins(window: Window) -> tuple[Floats, list[Interval]]:
     """Edges of narrow bins in the sidebands and wide ones between them, and these gaps."""
     parts, gaps = [], []
     for number, (low, high) in enumerate(window.sidebands):
