@@ -54,12 +54,12 @@ __all__ = [
 Floats = NDArray[np.float64]
 Limits = tuple[float | None, float | None]
 Span = tuple[float, float]
-#: x (N,) and the parameters, each (*, 1) -> densities (*, N).
+#: x (N,) and the parameters, each (..., 1) -> densities (..., N).
 Density = Callable[..., Floats]
 
 
 class BackgroundShape(ABC):
-    """Events per unit of x as a function of x and P parameters theta, which come as (*, P)."""
+    """Events per unit of x as a function of x and P parameters theta, which come as (..., P)."""
 
     @property
     @abstractmethod
@@ -93,18 +93,18 @@ class BackgroundShape(ABC):
 
     @abstractmethod
     def values(self, x: Floats, theta: Floats) -> Floats:
-        """The density (*, N) at x (N,)."""
+        """The density (..., N) at x (N,)."""
 
     @abstractmethod
     def slopes(self, x: Floats, theta: Floats) -> Floats:
-        """Its derivatives (*, N, P)."""
+        """Its derivatives (..., N, P)."""
 
     def integrals(self, bins: Floats, theta: Floats, order: int = 16) -> Floats:
-        """Expected contents (*, B) of bins (B, 2); ``order`` nodes a bin where there is no closed form."""
+        """Expected contents (..., B) of bins (B, 2); ``order`` nodes a bin where there is no closed form."""
         return integrate(lambda x: self.values(x, theta), bins, order)
 
     def integral_slopes(self, bins: Floats, theta: Floats, order: int = 16) -> Floats:
-        """Their derivatives (*, B, P)."""
+        """Their derivatives (..., B, P)."""
         at, weight = nodes(bins, order)
         slopes = self.slopes(at.reshape(-1), theta)
         return np.asarray((slopes.reshape(*slopes.shape[:-2], *at.shape, -1) * weight[..., None]).sum(-2))
@@ -129,15 +129,15 @@ class LogLinear(BackgroundShape):
         return np.zeros(len(x))
 
     def log_values(self, x: Floats, theta: Floats) -> Floats:
-        """The logarithm (*, N) of the density."""
+        """The logarithm (..., N) of the density."""
         return np.asarray(self.offset(x) + theta @ self.basis(x).T)
 
     def values(self, x: Floats, theta: Floats) -> Floats:
-        """The density (*, N) at x (N,)."""
+        """The density (..., N) at x (N,)."""
         return np.exp(self.log_values(x, theta))
 
     def slopes(self, x: Floats, theta: Floats) -> Floats:
-        """Its derivatives (*, N, P)."""
+        """Its derivatives (..., N, P)."""
         return np.asarray(self.values(x, theta)[..., None] * self.basis(x))
 
     def start(self, bins: Floats, counts: Floats) -> Floats:
@@ -311,7 +311,7 @@ class TemplateBackground(LogLinear):
         return np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
 
     def integrals(self, bins: Floats, theta: Floats, order: int = 1) -> Floats:
-        """Expected contents (*, B): the density at the middle times the width, which is exact within one bin."""
+        """Expected contents (..., B): the density at the middle times the width, which is exact within one bin."""
         self._check_nested(bins)
         return np.asarray(self.values(bins.mean(1), theta) * (bins[:, 1] - bins[:, 0]))
 
@@ -341,20 +341,20 @@ class Linear(BackgroundShape):
         """Its integrals (B, P) over bins (B, 2)."""
 
     def values(self, x: Floats, theta: Floats) -> Floats:
-        """The density (*, N) at x (N,)."""
+        """The density (..., N) at x (N,)."""
         return np.asarray(theta @ self.basis(x).T)
 
     def slopes(self, x: Floats, theta: Floats) -> Floats:
-        """Its derivatives (*, N, P)."""
+        """Its derivatives (..., N, P)."""
         basis = self.basis(x)
         return np.asarray(np.broadcast_to(basis, (*theta.shape[:-1], *basis.shape)))
 
     def integrals(self, bins: Floats, theta: Floats, order: int = 1) -> Floats:
-        """Expected contents (*, B) of bins (B, 2), in closed form."""
+        """Expected contents (..., B) of bins (B, 2), in closed form."""
         return np.asarray(theta @ self.bin_basis(bins).T)
 
     def integral_slopes(self, bins: Floats, theta: Floats, order: int = 1) -> Floats:
-        """Their derivatives (*, B, P)."""
+        """Their derivatives (..., B, P)."""
         basis = self.bin_basis(bins)
         return np.asarray(np.broadcast_to(basis, (*theta.shape[:-1], *basis.shape)))
 
@@ -483,13 +483,13 @@ class UserShape(BackgroundShape):
     Parameters
     ----------
     function:
-        x (N,) and the parameters, one argument each of shape (*, 1) -> events per unit of x (*, N): ordinary numpy.
+        x (N,) and the parameters, one argument each of shape (..., 1) -> events per unit of x (..., N): ordinary numpy.
     parameters:
         The starting value by name.
     bounds:
         (lower, upper) by name, None for none.
     gradient:
-        The same arguments -> derivatives (*, N, P).  None: central differences with steps of 1e-5 of a parameter (at
+        The same arguments -> derivatives (..., N, P).  None: central differences with steps of 1e-5 of a parameter (at
         least 1e-7), good to about ten digits.
     above_zero:
         Whether the function is positive for all parameters within the bounds.  Where it is not, fits watch where it
@@ -540,12 +540,12 @@ class UserShape(BackgroundShape):
         return self.above_zero
 
     def values(self, x: Floats, theta: Floats) -> Floats:
-        """The density (*, N) at x (N,)."""
+        """The density (..., N) at x (N,)."""
         found = np.asarray(self.function(x, *np.moveaxis(theta, -1, 0)[..., None]), np.float64)
         return np.broadcast_to(found, (*theta.shape[:-1], len(x)))
 
     def slopes(self, x: Floats, theta: Floats) -> Floats:
-        """Its derivatives (*, N, P)."""
+        """Its derivatives (..., N, P)."""
         if self.gradient is None:
             return central_slopes(lambda t: self.values(x, t), theta)
         found = np.asarray(self.gradient(x, *np.moveaxis(theta, -1, 0)[..., None]), np.float64)
@@ -557,7 +557,7 @@ class UserShape(BackgroundShape):
 
 
 def central_slopes(function: Callable[[Floats], Floats], theta: Floats, relative: float = 1e-5) -> Floats:
-    """Derivatives (*, N, P) of a function (*, P) -> (*, N) by central differences."""
+    """Derivatives (..., N, P) of a function (..., P) -> (..., N) by central differences."""
     columns = []
     for k in range(theta.shape[-1]):
         step = np.zeros_like(theta)

@@ -42,7 +42,7 @@ _SCALES = ("mass_scale", "width_scale")
 
 
 class SignalShape(ABC):
-    """A normalised density of x at a mass, with K nuisance parameters phi, which come as (*, K)."""
+    """A normalised density of x at a mass, with K nuisance parameters phi, which come as (..., K)."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,18 +65,18 @@ class SignalShape(ABC):
 
     @abstractmethod
     def density(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """(*, N) at x (N,)."""
+        """(..., N) at x (N,)."""
 
     @abstractmethod
     def fractions(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """What falls (*, B) into bins (B, 2)."""
+        """What falls (..., B) into bins (B, 2)."""
 
     def density_slopes(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """Derivatives (*, N, K) by the nuisances, by central differences unless in closed form."""
+        """Derivatives (..., N, K) by the nuisances, by central differences unless in closed form."""
         return central_slopes(lambda p: self.density(x, mass, p), phi)
 
     def fraction_slopes(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """Derivatives (*, B, K) by the nuisances, by central differences unless in closed form."""
+        """Derivatives (..., B, K) by the nuisances, by central differences unless in closed form."""
         return central_slopes(lambda p: self.fractions(bins, mass, p), phi)
 
 
@@ -101,17 +101,17 @@ class _LocationScale(SignalShape):
         """d ln f / dt."""
 
     def _t(self, x: Floats, mass: float, phi: Floats) -> tuple[Floats, Floats]:
-        """t (*, N) and sigma (*, 1)."""
+        """t (..., N) and sigma (..., 1)."""
         sigma = self.width(mass) * phi[..., 1:2]
         return (x - mass * phi[..., 0:1]) / sigma, sigma
 
     def density(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """(*, N) at x (N,)."""
+        """(..., N) at x (N,)."""
         t, sigma = self._t(x, mass, phi)
         return np.asarray(self._pdf(t) / sigma)
 
     def density_slopes(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """Derivatives (*, N, K) by the nuisances."""
+        """Derivatives (..., N, K) by the nuisances."""
         t, sigma = self._t(x, mass, phi)
         value, log_slope = self._pdf(t) / sigma, self._log_slope(t)
         by_mass = -value * log_slope * mass / sigma
@@ -119,7 +119,7 @@ class _LocationScale(SignalShape):
         return np.stack([by_mass, by_width], -1)
 
     def fractions(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """What falls (*, B) into bins (B, 2)."""
+        """What falls (..., B) into bins (B, 2)."""
         low, high = (self._t(bins[:, k], mass, phi)[0] for k in (0, 1))
         # from the nearer end, so that far tails keep their digits
         mirrored = low > 0
@@ -132,7 +132,7 @@ class _LocationScale(SignalShape):
         return False
 
     def fraction_slopes(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """Derivatives (*, B, K) by the nuisances."""
+        """Derivatives (..., B, K) by the nuisances."""
         columns = []
         for k in (0, 1):
             t, sigma = self._t(bins[:, k], mass, phi)
@@ -299,7 +299,7 @@ class BreitWigner(SignalShape):
         return full / 2.3548
 
     def density(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """(*, N) at x (N,)."""
+        """(..., N) at x (N,)."""
         gamma, sigma = self._widths(mass)
         m, scale = mass * phi[..., 0:1], phi[..., 1:2]
         if self._smeared:
@@ -314,7 +314,7 @@ class BreitWigner(SignalShape):
         return np.asarray(2 * _ROOT_2 * m * gamma * root / (math.pi * np.sqrt(m**2 + root)))
 
     def fractions(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """What falls (*, B) into bins (B, 2)."""
+        """What falls (..., B) into bins (B, 2)."""
         if not self._smeared:
             return self._cdf(bins[:, 1], mass, phi) - self._cdf(bins[:, 0], mass, phi)
         gamma, sigma = self._widths(mass)
@@ -381,7 +381,7 @@ class TemplateShape(SignalShape):
         return _SCALES[:1]
 
     def _own(self, x: Floats, mass: float, phi: Floats) -> tuple[Floats, Floats]:
-        """x (*, N) in the template's frame, and the derivative by x (*, 1)."""
+        """x (..., N) in the template's frame, and the derivative by x (..., 1)."""
         at = mass * phi[..., 0:1]
         if self.stretch:
             return x * self.mass / at, self.mass / at
@@ -393,14 +393,14 @@ class TemplateShape(SignalShape):
         return float(0.5 * (high - low) * (mass / self.mass if self.stretch else 1.0))
 
     def density(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """(*, N) at x (N,)."""
+        """(..., N) at x (N,)."""
         own, scale = self._own(x, mass, phi)
         edges, contents = np.asarray(self.edges), np.asarray(self.contents)
         height = np.concatenate([[0.0], contents / np.diff(edges), [0.0]])
         return np.asarray(height[np.searchsorted(edges, own, side="right")] * scale)
 
     def fractions(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """What falls (*, B) into bins (B, 2)."""
+        """What falls (..., B) into bins (B, 2)."""
         low, high = (np.interp(self._own(bins[:, k], mass, phi)[0], np.asarray(self.edges), self._sums) for k in (0, 1))
         return np.asarray(high - low)
 
@@ -412,7 +412,7 @@ class UserPeak(SignalShape):
     Parameters
     ----------
     function:
-        x (N,), the mass and the parameters, one argument each of shape (*, 1) -> (*, N), from 0.
+        x (N,), the mass and the parameters, one argument each of shape (..., 1) -> (..., N), from 0.
     sigma, relative_sigma:
         Its width: one of them, of nodes and for warnings of coarse grids.
     parameters:
@@ -471,11 +471,11 @@ class UserPeak(SignalShape):
         return np.asarray(total)
 
     def density(self, x: Floats, mass: float, phi: Floats) -> Floats:
-        """(*, N) at x (N,)."""
+        """(..., N) at x (N,)."""
         return np.asarray(self._raw(x, mass, phi) / self._total(mass, phi))
 
     def fractions(self, bins: Floats, mass: float, phi: Floats) -> Floats:
-        """What falls (*, B) into bins (B, 2): nodes in pieces of half a sigma, cut at the ends of the support."""
+        """What falls (..., B) into bins (B, 2): nodes in pieces of half a sigma, cut at the ends of the support."""
         low, high = (mass + k * self.width(mass) for k in self.support)
         pieces = _pieces(np.clip(bins, low, high), 0.5 * self.width(mass))
         found = integrate(lambda x: self._raw(x, mass, phi), pieces.reshape(-1, 2), 8)

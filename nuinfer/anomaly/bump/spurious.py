@@ -113,7 +113,7 @@ class SpuriousSignal(Record):
 
     @property
     def largest(self) -> float:
-        """The greatest |S_sp|."""
+        """The greatest ``|S_sp|``."""
         return float(np.abs(self.yields).max())
 
     @property
@@ -122,7 +122,7 @@ class SpuriousSignal(Record):
         return bool((self.template_errors < 0.5 * self.tolerated).all())
 
     def envelope(self, widths: float = 5.0) -> Floats:
-        """(M,), the greatest |S_sp| / sigma within so many widths of each mass, times its sigma.
+        """(M,), the greatest ``|S_sp| / sigma`` within so many widths of each mass, times its sigma.
 
         S_sp goes through 0 between masses; the bias of the data may have its zeros elsewhere.
         """
