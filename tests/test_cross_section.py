@@ -286,13 +286,15 @@ def test_throws_of_the_whole_analysis() -> None:
     factor = nominal / np.array([of_flux(f, signal, THROWN) for f in fluxes])
     integrals = np.array([float(f.integral()) for f in fluxes])
     naive = cross_section(thrown.spectrum, **made, averaging="nominal")
-    real = cross_section(thrown.spectrum, **made, averaging="real", replica_flux=integrals)
+    divided = replace(thrown, spectra=thrown.spectra * (made["flux"] / integrals)[:, None]).spectrum
+    real = cross_section(divided, **made, averaging="real")
     extrapolated = replace(thrown, spectra=thrown.spectra * factor).spectrum
     right = cross_section(extrapolated, **made, averaging="nominal")
     spread = {c: c.integrated().uncertainty / c.integrated().value for c in (naive, real, right)}
     assert spread[naive] < 0.01  # the flux is all but missing
-    assert spread[real] == pytest.approx(np.std(made["flux"] / integrals, ddof=1), rel=0.1)
-    assert spread[right] == pytest.approx(np.std(factor @ nominal / nominal.sum(), ddof=1), rel=0.1)
+    # of 60 throws, known to 9%; those of the knobs' own covariance scatter less
+    assert spread[real] == pytest.approx(np.std(made["flux"] / integrals, ddof=1), rel=0.35)
+    assert spread[right] == pytest.approx(np.std(factor @ nominal / nominal.sum(), ddof=1), rel=0.35)
     relative = np.sqrt(np.diag(right.decomposed().shape)) / right.values
     assert relative.max() > 2 * (np.sqrt(np.diag(real.decomposed().shape)) / real.values).max()
     assert set(right.covariances) == {"flux", "remainder"}

@@ -22,7 +22,6 @@ MASS = r"$m_{\mu\mu}$ (GeV)"
 NAMES = {"J/psi": r"$J/\psi$", "psi(2S)": r"$\psi'$", "rho": r"$\rho$", "omega": r"$\omega$", "phi": r"$\phi$",
          "Upsilon(1S)": r"$\Upsilon$", "Upsilon(2S)": "", "Upsilon(3S)": "", "Z": "$Z$"}  # fmt: skip
 WIDTH = 6.6  # inches
-SMALLEST = 1e-40  # p-value that is drawn: 13 standard deviations
 TICKS = np.outer([1, 2, 5], 10.0 ** np.arange(-1, 4)).ravel()
 
 
@@ -62,11 +61,10 @@ def _signed(counts: Floats, expected: Floats) -> Floats:
 
 @plots.style()
 def p_values(hunted: Hunted) -> Axes:
-    """Local p-values by mass, and the global one of the greatest excess; those below 1e-40 are drawn there."""
+    """Local p-values by mass, and the global one of the greatest excess."""
     ax = one_panel(None)
     _sized(ax, 4.2)
-    scan = replace(hunted.scan, p=np.maximum(hunted.scan.p, SMALLEST))
-    local_p(_with_gaps(scan, ("yields", "errors", "z", "p", "nll")), global_p=hunted.p, xlabel=MASS, ax=ax)
+    local_p(_with_gaps(hunted.scan, ("yields", "errors", "z", "p", "nll")), global_p=hunted.p, xlabel=MASS, ax=ax)
     ax.lines[0].set_linewidth(1.0)
     _finish(hunted, ax)
     return ax

@@ -12,8 +12,8 @@ has to be given with each result:
   the nominal flux to reco of the thrown one, so that normalisation *and shape* of the flux are in the unfolded rate, as
   a source of its covariance; the denominator is the nominal flux, always.  Models are averaged over the nominal flux.
 - ``averaging="real"``: the spectrum is what the real flux has made, and the denominator is that flux, which varies with
-  each throw: ``replica_flux`` has one integral a replica.  What the flux's shape does to the average is *not* in the
-  covariance; it belongs to the models, which are averaged over the thrown fluxes: give their covariance to `chi2`.
+  each throw or replica (``replica_flux`` has one integral a replica).  What the flux's shape does to the average is
+  *not* in the covariance; it belongs to the models, which are averaged over the thrown fluxes: give their covariance to `chi2`.
 
 A response of shifted simulation has truth *and* reco of the shifted flux: `unfold_throws` gives spectra in the real
 flux, whose covariance has next to nothing of the flux in it.  From there,
@@ -21,7 +21,8 @@ flux, whose covariance has next to nothing of the flux in it.  From there,
 .. code-block:: python
 
     fluxes = [flux_at(alpha) for alpha in thrown.alphas["flux"]]  # of each throw
-    cross_section(thrown.spectrum, averaging="real", replica_flux=[f.integral() for f in fluxes], ...)
+    factor = nominal.integral() / np.array([f.integral() for f in fluxes])[:, None]  # (K, 1)
+    cross_section(replace(thrown, spectra=thrown.spectra * factor).spectrum, averaging="real", ...)
 
     factor = truth_yield(nominal) / np.array([truth_yield(f) for f in fluxes])  # (K, B), of the simulation
     cross_section(replace(thrown, spectra=thrown.spectra * factor).spectrum, averaging="nominal", ...)
