@@ -13,7 +13,8 @@ has to be given with each result:
   a source of its covariance; the denominator is the nominal flux, always.  Models are averaged over the nominal flux.
 - ``averaging="real"``: the spectrum is what the real flux has made, and the denominator is that flux, which varies with
   each throw or replica (``replica_flux`` has one integral a replica).  What the flux's shape does to the average is
-  *not* in the covariance; it belongs to the models, which are averaged over the thrown fluxes: give their covariance to `chi2`.
+  *not* in the covariance; it belongs to the models, which are averaged over the thrown fluxes: give their covariance to
+  `chi2`.
 
 A response of shifted simulation has truth *and* reco of the shifted flux: `unfold_throws` gives spectra in the real
 flux, whose covariance has next to nothing of the flux in it.  From there,
