@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 
+from .lazy import names_of
+
 __version__ = "0.1.0"
 
 _NAMES = {
@@ -69,15 +71,13 @@ _MODULES = (
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
+_named, _ = names_of(__name__, _NAMES)
+
 
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+    return _named(name)
 
 
 def __dir__() -> list[str]:

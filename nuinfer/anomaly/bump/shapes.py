@@ -28,7 +28,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -212,7 +212,29 @@ class Dijet(LogLinear):
 
 
 @dataclass(frozen=True)
-class Exponential(LogLinear):
+class _OfOrder(BackgroundShape):
+    """Coefficients ``c0`` ... ``cn`` of functions over a span, which is the range of the fit where there is none."""
+
+    order: int = 0
+    span: Span | None = None
+    least: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        """Check what is given."""
+        _check_order(self.order, self.least)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the coefficients."""
+        return tuple(f"c{k}" for k in range(self.order + 1))
+
+    def on(self, span: Span) -> Self:
+        """Over the range of a fit, if it has no span."""
+        return self if self.span is not None else replace(self, span=span)
+
+
+@dataclass(frozen=True)
+class Exponential(_OfOrder, LogLinear):
     """The exponential of a polynomial, ``c0`` ... ``cn``, of t from -1 to 1 over the span (None: the fit's range).
 
     For order 1 the decay constant is W / 2 c1, W the length of the span.
@@ -224,20 +246,7 @@ class Exponential(LogLinear):
     """
 
     order: int = 1
-    span: Span | None = None
-
-    def __post_init__(self) -> None:
-        """Check what is given."""
-        _check_order(self.order, 1)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the parameters."""
-        return tuple(f"c{k}" for k in range(self.order + 1))
-
-    def on(self, span: Span) -> Self:
-        """Over the range of a fit, if it has no span."""
-        return self if self.span is not None else replace(self, span=span)
+    least: ClassVar[int] = 1
 
     def basis(self, x: Floats) -> Floats:
         """(N, P) at x (N,)."""
@@ -360,7 +369,7 @@ class Linear(BackgroundShape):
 
 
 @dataclass(frozen=True)
-class Bernstein(Linear):
+class Bernstein(_OfOrder, Linear):
     """Bernstein's polynomials of one order, ``c0`` ... ``cn``, numbers of events from 0, over the span.
 
     Examples
@@ -376,25 +385,11 @@ class Bernstein(Linear):
     """
 
     order: int = 3
-    span: Span | None = None
-
-    def __post_init__(self) -> None:
-        """Check what is given."""
-        _check_order(self.order, 0)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the coefficients."""
-        return tuple(f"c{k}" for k in range(self.order + 1))
 
     @property
     def limits(self) -> tuple[Limits, ...]:
         """From 0."""
         return ((0.0, None),) * (self.order + 1)
-
-    def on(self, span: Span) -> Self:
-        """Over the range of a fit, if it has no span."""
-        return self if self.span is not None else replace(self, span=span)
 
     def basis(self, x: Floats) -> Floats:
         """(N, P) at x (N,)."""
@@ -420,7 +415,7 @@ class Bernstein(Linear):
 
 
 @dataclass(frozen=True)
-class Polynomial(Linear):
+class Polynomial(_OfOrder, Linear):
     """A polynomial of one order in Legendre's, ``c0`` ... ``cn``, numbers of events, over the span.
 
     ``c0`` is the number of all events over the span.  The density has to be positive over the bins: a fit that would
@@ -428,25 +423,11 @@ class Polynomial(Linear):
     """
 
     order: int = 2
-    span: Span | None = None
-
-    def __post_init__(self) -> None:
-        """Check what is given."""
-        _check_order(self.order, 0)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the coefficients."""
-        return tuple(f"c{k}" for k in range(self.order + 1))
 
     @property
     def positive(self) -> bool:
         """Not by itself."""
         return False
-
-    def on(self, span: Span) -> Self:
-        """Over the range of a fit, if it has no span."""
-        return self if self.span is not None else replace(self, span=span)
 
     def basis(self, x: Floats) -> Floats:
         """(N, P) at x (N,)."""
