@@ -413,9 +413,7 @@ def omnifold_throws(
             background_universes=universes[1], group=throws.group, seed=throws.seed, checkpoint=checkpoint,
             progress=progress, refit=refit, **options,
         )  # fmt: skip
-        spectrum = result.spectrum(binning)
-        nominal_alone = replace(spectrum, replicas=spectrum.replicas[:0])
-        return Thrown(nominal_alone, spectrum.replicas, _alphas(throws), {}, _left_out(spectrum, refit))
+        return _of_replicas(result.spectrum(binning), throws, refit)
     unfold: Unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
     if refit == "last layer":
         resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=PILOTS, validation=0.0)
@@ -426,6 +424,12 @@ def omnifold_throws(
         progress=progress,
     )  # fmt: skip
     return replace(thrown, left_out=_left_out(thrown.nominal, refit))
+
+
+def _of_replicas(spectrum: Spectrum, throws: Throws, refit: str) -> Thrown:
+    """The throws that are the replicas of one unfolding."""
+    nominal = replace(spectrum, replicas=spectrum.replicas[:0])
+    return Thrown(nominal, spectrum.replicas, _alphas(throws), {}, _left_out(spectrum, refit))
 
 
 def _left_out(nominal: Spectrum, refit: str) -> tuple[str, ...]:
