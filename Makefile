@@ -39,7 +39,7 @@ types: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(ONE) MPLBACKEND=Agg $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(ONE) MPLBACKEND=Agg $(BIN)/sphinx-build -E -q -W --keep-going -b html docs docs/_build/html
 
 api: setup
 	$(BIN)/python docs/api.py > docs/api.txt

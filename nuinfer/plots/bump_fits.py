@@ -170,6 +170,8 @@ def local_p(
     expected:
         Local Z (M,) that a signal is expected to have at each mass, drawn dashed.
 
+    Notes
+    -----
     Where an excess is of more than 36 standard deviations, and its p-value about too small to be a number, the axis is
     one of :math:`\log_{10} p`.  Lines without room for it have no name, and of more than ten only those
     with a name are drawn.

@@ -31,7 +31,7 @@ from .gaussian import columns_of, count, generator
 __all__ = ["Resonance"]
 
 Floats = NDArray[np.float64]
-Region = tuple[float, float]
+Interval = tuple[float, float]
 
 _NODES = 64  # of integrals over the mass
 
@@ -76,7 +76,7 @@ class Resonance:
     """
 
     features: int = 2
-    range: Region = (2.5, 5.0)
+    range: Interval = (2.5, 5.0)
     decay: float = 0.6
     correlation: ArrayLike = 0.0
     background_mean: ArrayLike = 0.0
@@ -102,7 +102,7 @@ class Resonance:
 
     # -- samples -------------------------------------------------------------------------------------------------------
 
-    def background(self, n: int, seed: int, *, region: Region | None = None) -> Events:
+    def background(self, n: int, seed: int, *, region: Interval | None = None) -> Events:
         """``n`` background events, on request with masses in ``region`` alone."""
         return self._background(count("n", n), generator("resonance background", seed), region or self.range)
 
@@ -118,7 +118,7 @@ class Resonance:
         events = events.select(rng.permutation(len(events)))
         return Events({n: events[n] for n in ("m", *self.columns, *(["is_signal"] if keep_truth else []))})
 
-    def _background(self, n: int, rng: np.random.Generator, region: Region) -> Events:
+    def _background(self, n: int, rng: np.random.Generator, region: Interval) -> Events:
         first, last = np.exp(-np.array(region) / self.decay)
         m = -self.decay * np.log(first + rng.random(n) * (last - first))
         return self._events(m, self.mean(m), rng)
@@ -182,26 +182,26 @@ class Resonance:
 
     # -- a region ------------------------------------------------------------------------------------------------------
 
-    def moments(self, region: Region) -> tuple[Floats, Floats]:
+    def moments(self, region: Interval) -> tuple[Floats, Floats]:
         """Mean (D,) and covariance (D, D) of the background's features in ``region``."""
         m, w, _ = self._nodes(region)
         at = self.mean(m)
         centred = at - w @ at
         return np.asarray(w @ at), np.asarray(np.eye(self.features) + np.einsum("n,ni,nj->ij", w, centred, centred))
 
-    def efficiencies(self, cut: ArrayLike, region: Region) -> tuple[Floats, Floats]:
+    def efficiencies(self, cut: ArrayLike, region: Interval) -> tuple[Floats, Floats]:
         """Of t > cut for background and signal in ``region``: (T,) -> (T,), (T,)."""
         m, b, s = self._nodes(region)
         d, t = self._separation(m), np.asarray(cut, np.float64)[..., None]
         return special.ndtr(-(t / d + d / 2)) @ b, special.ndtr(-(t / d - d / 2)) @ s
 
-    def auc(self, region: Region) -> float:
+    def auc(self, region: Interval) -> float:
         """The area under the ROC curve of t in ``region``."""
         m, b, s = self._nodes(region)
         d = self._separation(m)
         return float(s @ special.ndtr(np.sqrt(d[:, None] ** 2 + d**2) / 2) @ b)
 
-    def sic(self, region: Region, efficiency: float) -> float:
+    def sic(self, region: Interval, efficiency: float) -> float:
         """The significance improvement of t in ``region`` where the background's efficiency is the given one."""
         if not 0 < efficiency < 1:
             raise ValueError(f"efficiency: expected one between 0 and 1, found {efficiency}")
@@ -216,7 +216,7 @@ class Resonance:
         found = np.linalg.norm(np.asarray(self.signal_mean) - self.mean(mass), axis=-1)
         return np.asarray(np.maximum(found, 1e-9))
 
-    def _nodes(self, region: Region) -> tuple[Floats, Floats, Floats]:
+    def _nodes(self, region: Interval) -> tuple[Floats, Floats, Floats]:
         """Masses (N,), and the weights of background and signal there, each of which sums to 1."""
         low, high = region
         node, share = np.polynomial.legendre.leggauss(_NODES)

@@ -18,7 +18,7 @@ from ...errors import NotConverged, check_finite
 from ...records import Record
 from .fits import BumpFit, check_mass, fit_bump, improved, reference_of
 from .likelihoods import YIELD, BumpLikelihood
-from .newton import Batch, Solved, solve
+from .newton import FitBatch, Solved, solve
 
 __all__ = ["FitGoodness", "ToyFits", "fit_goodness", "fit_toys", "profile_yield"]
 
@@ -178,14 +178,14 @@ def _split(
 
 def batch_for(
     likelihood: BumpLikelihood, mean: Floats, mass: float | None, held: Mapping[str, float]
-) -> Batch:  # fmt: skip
+) -> FitBatch:  # fmt: skip
     """The batch around a background that fits mean contents (B,) of the used bins."""
     alone = {name: value for name, value in held.items() if name in likelihood.background.names}
     reference = improved(likelihood, mean, reference_of(likelihood, mean), alone)
-    return Batch(likelihood, mass, held, reference)
+    return FitBatch(likelihood, mass, held, reference)
 
 
-def in_chunks(batch: Batch, counts: Floats, start: Floats | None, yields: Floats | None) -> Solved:
+def in_chunks(batch: FitBatch, counts: Floats, start: Floats | None, yields: Floats | None) -> Solved:
     """`solve` of a thousand toys at a time."""
     parts = []
     for first in range(0, len(counts), _CHUNK):
@@ -196,7 +196,7 @@ def in_chunks(batch: Batch, counts: Floats, start: Floats | None, yields: Floats
     return Solved(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def _result(batch: Batch, counts: Floats, solved: Solved, yields: Floats | None, errors: bool) -> ToyFits:
+def _result(batch: FitBatch, counts: Floats, solved: Solved, yields: Floats | None, errors: bool) -> ToyFits:
     toys = len(counts)
     values, spread = np.empty((toys, len(batch.names))), np.zeros((toys, len(batch.names)))
     place = [batch.names.index(name) for name in batch.free]
@@ -213,7 +213,7 @@ def _result(batch: Batch, counts: Floats, solved: Solved, yields: Floats | None,
     return ToyFits(batch.names, values, spread, solved.nll, solved.edm, solved.converged, limited, nothing)
 
 
-def _errors(batch: Batch, counts: Floats, solved: Solved, yields: Floats | None, held: Bools) -> Floats:
+def _errors(batch: FitBatch, counts: Floats, solved: Solved, yields: Floats | None, held: Bools) -> Floats:
     """(T, F), from the inverse Hessian, in which parameters at a limit are held."""
     found = np.empty_like(solved.u)
     unit = np.eye(solved.u.shape[1])

@@ -58,7 +58,7 @@ class BumpHunt(Record):
     channels:
         Their names; one empty name for a single spectrum.
     counts, expectation:
-        The spectra (C, *bins).
+        The spectra: an array of the channels C and the bins of each axis.
     edges:
         Of all axes, one axis after the other; `axes` has them apart.
     first, width:
@@ -124,7 +124,7 @@ class BumpHunt(Record):
         return float(np.sqrt(max(self.observed[self.best].sum(), self.expected[self.best].sum())))
 
     def strength(self, signal: ArrayLike) -> tuple[float, float]:
-        """`signal` and its error in units of what a signal (*bins), or (C, *bins), brings into the window.
+        """`signal` and its error in units of what a signal, binned as the spectra are, brings into the window.
 
         Raises
         ------
@@ -246,8 +246,8 @@ def bump_hunt(
     Parameters
     ----------
     observed, expected:
-        A ``hist.Hist`` (or anything UHI), or an array (*bins) of any number of axes; of several channels, a mapping of
-        these by name, all with the same bins.  Counts are whole numbers; every bin has an expectation above 0.
+        A ``hist.Hist`` (or anything UHI), or an array of any number of axes; of several channels, a mapping of these by
+        name, all with the same bins.  Counts are whole numbers; every bin has an expectation above 0.
         Flow bins do not take part.
     edges:
         Of arrays: (bins + 1,), or a tuple of these, one an axis; also pairs (bins, 2).  Without, bins are numbered.
@@ -265,10 +265,10 @@ def bump_hunt(
         T, how many pseudo-experiments: Poisson numbers of the expectation; with a sideband multinomial ones, with the
         data's total in each channel.
     systematics:
-        ``(generator, n) -> (n, *bins)``: the expectations of n toys, drawn from what is known of the background; of
+        ``(generator, n) -> (n, ...)``: the expectations of n toys, drawn from what is known of the background; of
         several channels a mapping of these.  The statistic of the data and of the toys is with ``expected``.
     pseudo_data:
-        Toys of your own (T, *bins), or a mapping of these, in place of ``toys``.
+        Toys of your own, T spectra in one array, or a mapping of these, in place of ``toys``.
     seed:
         Of the toys.  The first toys do not depend on how many there are (without systematics).
 

@@ -23,7 +23,7 @@ from scipy import stats
 from ...errors import NotConverged, closest
 from ...records import Record
 from .likelihoods import YIELD, BumpLikelihood
-from .newton import BARRIER, Batch, Engine, solve
+from .newton import BARRIER, Engine, FitBatch, solve
 from .points import PointBatch
 
 __all__ = ["BumpFit", "fit_bump", "yield_covariance"]
@@ -227,7 +227,7 @@ class _Found:
 
 
 class _Objective:
-    """-log L and its gradient, in the coordinates u of a `Batch`."""
+    """-log L and its gradient, in the coordinates u of a `FitBatch`."""
 
     def __init__(
         self, likelihood: BumpLikelihood, mass: float | None, held: dict[str, float], start: dict[str, float]
@@ -239,7 +239,7 @@ class _Objective:
         if not start:
             alone = {n: v for n, v in held.items() if n in likelihood.background.names}
             reference = improved(binned, counts, reference, alone)
-        self.batch = Batch(binned, mass, held, reference)
+        self.batch = FitBatch(binned, mass, held, reference)
         self._engine: Engine = self.batch if likelihood.points is None else PointBatch(likelihood, self.batch)
         self._data = counts[None]
         self._kept: tuple[bytes, float, Floats] | None = None
@@ -402,7 +402,7 @@ def reference_of(likelihood: BumpLikelihood, counts: Floats, start: Mapping[str,
 
 def improved(likelihood: BumpLikelihood, counts: Floats, theta: Floats, held: Mapping[str, float]) -> Floats:
     """The background's fit by Newton steps, or the start where they do not get anywhere."""
-    batch = Batch(likelihood, None, held, theta)
+    batch = FitBatch(likelihood, None, held, theta)
     found = solve(batch, counts[None])
     if not np.isfinite(found.nll[0]):
         return theta

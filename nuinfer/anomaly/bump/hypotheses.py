@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from .batched import batch_for, in_chunks
 from .fits import check_mass
 from .likelihoods import YIELD, BumpLikelihood
-from .newton import Batch, Solved
+from .newton import FitBatch, Solved
 
 __all__ = ["Hypothesis", "Measured", "YieldTest"]
 
@@ -90,8 +90,8 @@ class Best:
     start: Fitted
 
 
-class _Batch(Batch):
-    """A `Batch` whose toys have centres of their own: columns (T, B + F + 1) of contents, centres and 1/sigma_T^2."""
+class _DrawnBatch(FitBatch):
+    """A `FitBatch` whose toys have centres of their own: columns (T, B + F + 1), contents, centres, 1/sigma_T^2."""
 
     def evaluate(
         self, u: Floats, counts: Floats, yields: Floats | None, tau: float, *, second: bool = True
@@ -138,8 +138,8 @@ class YieldTest:
         self.mass, self.relative, self.spurious = mass, relative, spurious
         around = batch_for(self.of, self.of.counts[self.of.used], None, {})
         reference = around.split(np.zeros(len(around.free)))[0]
-        self._free = _Batch(self.of, mass, {}, reference)
-        self._held = _Batch(self.of, mass, {YIELD: 0.0}, reference)
+        self._free = _DrawnBatch(self.of, mass, {}, reference)
+        self._held = _DrawnBatch(self.of, mass, {YIELD: 0.0}, reference)
         self.constrained = tuple(name for name in self._held.free if name in self.of.constraints)
         #: Of the yield, about.
         self.scale = float(self._free.L[self._free.inner, self._free.inner])
@@ -216,7 +216,7 @@ class YieldTest:
     # -- columns and coordinates
 
     def _columns(
-        self, batch: _Batch, data: Measured, total: Floats | float = 0.0, precision: Floats | float = 0.0
+        self, batch: _DrawnBatch, data: Measured, total: Floats | float = 0.0, precision: Floats | float = 0.0
     ) -> Floats:  # fmt: skip
         centres = np.repeat(batch.centre[None], len(data), 0)
         for k, name in enumerate(self.constrained):

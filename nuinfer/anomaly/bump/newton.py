@@ -31,7 +31,7 @@ from .likelihoods import YIELD, BumpLikelihood
 from .quadrature import nodes
 from .shapes import Linear, LogLinear
 
-__all__ = ["BARRIER", "Batch", "Engine", "Solved", "minimise", "solve"]
+__all__ = ["BARRIER", "Engine", "FitBatch", "Solved", "minimise", "solve"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -189,7 +189,7 @@ class Engine(Protocol):
 # -- the whole model ---------------------------------------------------------------------------------------------------
 
 
-class Batch:
+class FitBatch:
     """A likelihood at one mass, with some parameters held, for contents (T, B) of its used bins.
 
     Parameters

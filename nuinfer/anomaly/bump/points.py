@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .likelihoods import YIELD, BumpLikelihood
-from .newton import Batch
+from .newton import FitBatch
 from .quadrature import nodes
 from .shapes import Linear, LogLinear
 
@@ -21,13 +21,13 @@ _TOUCHING = 1e-4  # of the background's density
 
 
 class PointBatch:
-    """As a `Batch` of one toy, of events: the density has to be positive at them and on a grid of nodes.
+    """As a `FitBatch` of one toy, of events: the density has to be positive at them and on a grid of nodes.
 
     In H the second derivatives of the density are left out; those of the integral and of the sum over events cancel in
     the mean.  Contents are not looked at.
     """
 
-    def __init__(self, likelihood: BumpLikelihood, batch: Batch) -> None:
+    def __init__(self, likelihood: BumpLikelihood, batch: FitBatch) -> None:
         assert likelihood.points is not None
         assert likelihood.weights is not None
         self.likelihood, self.batch, self.free, self.box = likelihood, batch, batch.free, batch.box

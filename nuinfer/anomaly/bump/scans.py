@@ -29,7 +29,7 @@ from ..significance import p_of_z
 from .batched import batch_for, checked_counts
 from .fits import BumpFit, check_mass, fit_bump
 from .likelihoods import YIELD, BumpLikelihood
-from .newton import Batch, solve
+from .newton import FitBatch, solve
 from .signals import SignalShape
 
 __all__ = ["BumpScan", "ToyScans", "mass_grid", "scan_masses", "scan_toys"]
@@ -385,7 +385,7 @@ def _scanned(likelihood: BumpLikelihood, masses: Floats, counts: Floats, signed:
 
 
 def _roots(
-    batch: Batch, counts: Floats, u: Floats, alone: Floats, b: Floats, inner: int, signed: bool
+    batch: FitBatch, counts: Floats, u: Floats, alone: Floats, b: Floats, inner: int, signed: bool
 ) -> tuple[Floats, Bools]:  # fmt: skip
     """r_0 (T,) at one mass, from the background's fits."""
     # the yield has the sign of the derivative of log L by it, at none
