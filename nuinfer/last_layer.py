@@ -27,6 +27,7 @@ arXiv 1703.04730; last layers as generalised linear models, Kristiadi, Hein, Hen
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -45,8 +46,11 @@ Ints = NDArray[np.int64]
 #: Rows, outputs (M, n), and last hidden layers with a one behind (M, n, H + 1).
 Piece = tuple[slice, Floats, Floats]
 
+_log = logging.getLogger("nuinfer")
+
 _RIDGES = 10.0 ** np.arange(-4.0, 0.1, 0.5)  # what pilots choose from, of the mean eigenvalue of the Hessian
 _RIDGE = 1e-2  # without them
+_LITTLE = 0.25  # explained
 _LEFT_OUT = 1e-2  # of the penalty: such a direction would keep 1% of its response
 _DECREMENT = 1e-10  # of the mean loss; sampling noise moves it by some (directions) / (events)
 _PASSES = 60
@@ -103,6 +107,8 @@ class LastLayer:
         """The networks of a fit, and its class weights (N,) or (networks, N), multiplicities included.
 
         The first ``members`` networks are the nominal ones; those behind them are pilots, which take turns at them.
+        Where last layers explain less than a quarter of the pilots, which are mostly noise of training then, it is
+        logged as information.
 
         Raises
         ------
@@ -123,9 +129,15 @@ class LastLayer:
         trained, before = model.part(members, model.networks).log(inputs), nominal.log(inputs)[own[:pilots]]
         left = ((found.reshape(len(_RIDGES), pilots, -1) - trained) ** 2 @ size).sum(1)
         best = int(np.argmin(left))
-        explained = 1 - left[best] / ((before - trained) ** 2 @ size).sum()
+        explained = float(1 - left[best] / ((before - trained) ** 2 @ size).sum())
+        if explained < _LITTLE:
+            _log.info(
+                "last layers explain %.0f%% of what %d trained replicas differ by from the nominal networks: the rest "
+                "is noise of training, which members show, or is lost; a few trained replicas tell which",
+                100 * explained, pilots,
+            )  # fmt: skip
         ridge = float(_RIDGES[best])
-        return cls(nominal, loss, tuple(h.directions(ridge) for h in hessians), ridge, float(explained))
+        return cls(nominal, loss, tuple(h.directions(ridge) for h in hessians), ridge, explained)
 
     def refit(self, inputs: Inputs, weights: tuple[ArrayLike, ArrayLike], own: ArrayLike) -> Heads:
         """Networks for the class weights (K, N), multiplicities included; ``own`` (K,) says whose hidden layers.

@@ -543,6 +543,23 @@ def test_chi2_of_a_ratio_of_few_replicas(cross: str) -> None:
     assert np.mean(values) == pytest.approx(3, abs=4 * np.std(values) / np.sqrt(len(values)))
 
 
+def test_few_replicas_beside_known_directions() -> None:
+    """Five replicas of eight bins and three known directions: C has no variance in the last one, which nobody knows."""
+    rng = np.random.default_rng(3)
+    replicas = rng.standard_normal((5, 8))
+    known = 30 * rng.standard_normal((8, 3))
+    binning = Binning("p", np.arange(9.0))
+    covariances = {"flux": known @ known.T, "statistical": np.cov(replicas.T)}
+    found = spectrum(np.ones(8), binning, covariances=covariances, replicas=replicas)
+    assert found.draws == 5
+    assert not found.enough_draws
+    exact = covariances | {"floor": 100 * np.eye(8)}  # with variance everywhere little is of replicas
+    assert spectrum(np.ones(8), binning, covariances=exact, replicas=replicas).enough_draws
+    many = rng.standard_normal((200, 2)) @ rng.standard_normal((2, 8))  # regularised to two directions: that is known
+    regular = spectrum(np.ones(8), binning, covariances={"statistical": np.cov(many.T)}, replicas=many)
+    assert regular.draws == 200
+
+
 def test_replicas_behind_a_ratio() -> None:
     one, other = _pair(8, common=0.1, own=0.05)
     pairs = np.hstack([one.replicas, other.replicas])

@@ -157,8 +157,9 @@ def test_replicas_follow_those_that_are_trained(dim: int) -> None:
     assert got.std() / expected.std() == pytest.approx(1, abs=0.15)  # measured 1.06 and 0.98
 
 
-def test_pilots_say_how_far_training_goes() -> None:
+def test_pilots_say_how_far_training_goes(caplog: pytest.LogCaptureFixture) -> None:
     """A short training moves little, and has a large penalty; without pilots nothing is known."""
+    caplog.set_level("INFO", logger="nuinfer")
     x, one, zero = sample(6)
     resample = Resample.with_replicas(seed=1, members=2, replicas=2, validation=0.0)
     times = resample.counts(np.arange(N))
@@ -180,6 +181,10 @@ def test_pilots_say_how_far_training_goes() -> None:
     alone = LastLayer.of(layers[1].model, inputs, (one, zero), losses.bce, members=2)
     assert alone.ridge == 1e-2
     assert np.isnan(alone.explained)
+    # two epochs are mostly noise, which is said
+    assert short.explained < 0.25
+    (record,) = [r for r in caplog.records if "last layers" in r.getMessage()]
+    assert "noise of training, which members show, or is lost" in record.getMessage()
 
 
 def test_sets() -> None:

@@ -61,6 +61,37 @@ def test_members_are_those_without_replicas() -> None:
     np.testing.assert_allclose(unfolded("last layer", members=2, bootstrap=2).replicas, both.replicas[:2], rtol=1e-9)
 
 
+SHORT = {"training": nu.Training(epochs=2, batch=512, learning_rate=5e-3)}  # members differ by more than statistics
+
+
+def by_member(spectra: Floats, members: int = 2) -> Floats:
+    """How far the means of the replicas of two members are from each other, in their standard deviations (B,)."""
+    one, other = (spectra[k::members] for k in range(members))
+    return np.asarray((one.mean(0) - other.mean(0)) / np.sqrt(one.var(0) / len(one) + other.var(0) / len(other)))
+
+
+def test_differences_of_members_are_not_in_the_spread_of_replicas() -> None:
+    """They are the method's covariance: replicas of either member move about the mean of both."""
+    found = unfolded("last layer", members=2, bootstrap=100, **SHORT)
+    spectrum = found.spectrum(BINS)
+    off = (spectrum.members[0] - spectrum.members[1]) / spectrum.replicas.std(0)
+    assert np.abs(off).max() > 0.5
+    assert np.abs(by_member(spectrum.replicas)).max() < 3.5
+    # as replicas of members one by one they would differ
+    raw = np.where((np.arange(100) % 2 == 0)[:, None], spectrum.members[0], spectrum.members[1]) - spectrum.values
+    assert np.abs(by_member(spectrum.replicas + raw)).max() > 3.5
+
+
+def test_throws_of_nothing_are_the_nominal_spectrum() -> None:
+    """Whichever member's last layers they fit."""
+    data, simulation, background = samples()
+    throws = Throws(count=6, systematics={"none": lambda events, alpha: events}, data=False, simulation=False, seed=3)
+    found = omnifold_throws(data, simulation, throws, BINS, background=background, refit="last layer", members=2,
+                            **OPTIONS | SHORT)  # fmt: skip
+    assert np.abs(found.nominal.members[0] / found.nominal.members[1] - 1).max() > 0.01
+    np.testing.assert_allclose(found.spectra, np.tile(found.nominal.values, (6, 1)), rtol=1e-4)
+
+
 def test_a_checkpoint_goes_on(tmp_path: Path) -> None:
     first = unfolded("last layer", bootstrap=2, checkpoint=tmp_path)
     again = unfolded("last layer", bootstrap=2, checkpoint=tmp_path)

@@ -14,7 +14,8 @@ exact, n is the effective number, rounded down,
 
 (Krishnamoorthy, Yu, Stat. Prob. Lett. 66 (2004) 161): n_i where all is of replicas, and infinite where nothing
 is.  It is n_i as well where n_i is at most p + 2, and more than nine tenths of the variance of a combination of bins
-are of those: directions that so few have not seen would count as known.
+are of those, or all n_i - 1 directions of the replicas are there but C has no variance in others: directions that so
+few have not seen would count as known.
 """
 
 from __future__ import annotations
@@ -429,9 +430,11 @@ def effective_draws(total: Floats, estimated: Sequence[tuple[Floats, int]]) -> f
     """The number of replicas, rounded down, behind a sum of covariances parts of which are of so many."""
     root = whitening(total)
     p, spread = len(root), 0.0
+    singular = p < np.count_nonzero(np.diag(total))
     for own, count in estimated:  # a part is at most the whole, up to what `positive` and rounding change
         share = np.clip(np.linalg.eigvalsh(root @ own @ root.T), 0.0, 1.0)
-        if count <= p + 2 and share.max(initial=0.0) > _MOST:
+        few = singular and np.linalg.matrix_rank(own, hermitian=True) >= count - 1
+        if count <= p + 2 and (few or share.max(initial=0.0) > _MOST):
             return float(count)
         spread += ((share**2).sum() + share.sum() ** 2) / (count - 1)
     return float(np.floor(1 + (p + p**2) / spread + 1e-6)) if spread > 0 else np.inf

@@ -461,12 +461,16 @@ def _refolded(
     nominal: Spectrum, fit: Fit, iterations: int, rules: Mapping[str, Any], data: Events, simulation: Events,
     background: Events | None, seed: int,
 ) -> Spectrum:  # fmt: skip
-    """One throw, by the last layers of a member of ``fit``, or the nominal spectrum."""
+    """One throw, by the last layers of a member of ``fit``, or the nominal spectrum.
+
+    What it moves that member by is added to the members' mean: differences of members are the method's, not a throw's.
+    """
     if seed == fit.resample.seed:
         return nominal
     again = Refit.of(fit, Resample.with_replicas(seed=seed, members=1, replicas=0, validation=0.0), seed)
     run = prepared(data, simulation, background, group=None, fit=again, **rules)
-    return unfolded(run, iterations, None).spectrum(nominal.binning)
+    found = unfolded(run, iterations, None).spectrum(nominal.binning)
+    return replace(found, values=found.values - nominal.members[again.own[0]] + nominal.values)
 
 
 def _universes(

@@ -168,8 +168,20 @@ def omnifold(
         return unfolded(start(fit, *varied), iterations, group, factors).with_data(data, background)
     piloted = fit.piloted()
     found = unfolded(start(piloted), iterations, group)
-    again = unfolded(start(Refit.of(piloted, resample), *varied), iterations, group, factors)
-    return replace(found, replicas=again.replicas).with_data(data, background)
+    refits = Refit.of(piloted, resample)
+    again = unfolded(start(refits, *varied), iterations, group, factors)
+    replicas = _about_the_mean(again.replicas, found.weights, refits.own[members:])
+    return replace(found, replicas=replicas).with_data(data, background)
+
+
+def _about_the_mean(replicas: Floats, weights: Floats, own: Sequence[int]) -> Floats:
+    """Replicas (R, events) of members' last layers: the factors by which they change a member are those of the mean.
+
+    Otherwise differences of members, which are the method's, would be in their spread.
+    """
+    mean = weights.mean(0)
+    factors = np.divide(mean, weights, out=np.ones_like(weights), where=weights != 0)
+    return np.asarray(replicas * factors[list(own)])
 
 
 def unfolded(run: Run, iterations: int, group: str | None, factors: Floats | None = None) -> Unfolded:
