@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from nuinfer import NotConverged
+from nuinfer.anomaly import log_p_of_z
 from nuinfer.anomaly.bump import (
     BumpLikelihood,
     BumpScan,
@@ -141,10 +142,10 @@ def check_gross_vitells(
     assert all(stats.norm.sf(z) / (toys.largest >= z).mean() < 0.3 for z in at)
 
 
-def excess(scan: BumpScan) -> BumpScan:
-    """The scan with an excess of 3 sigma somewhere."""
+def excess(scan: BumpScan, size: float = 3.0) -> BumpScan:
+    """The scan with an excess of 3 sigma, or another, somewhere."""
     z = scan.z.copy()
-    z[7] = 3.0
+    z[7] = size
     return BumpScan(**{**vars(scan), "z": z, "p": stats.norm.sf(z)})
 
 
@@ -154,10 +155,23 @@ def test_gross_vitells_is_what_toys_say(scan: BumpScan, toys: ToyScans, likeliho
     by_toys, by_likelihood = gross_vitells(excess(scan), toys), gross_vitells(excess(scan), likelihood)
     spread = by_toys.error / math.exp(-4.5)
     assert by_toys.crossings == pytest.approx(by_likelihood.crossings, abs=4 * spread)
-    assert by_toys.p == stats.norm.sf(3.0) + by_toys.crossings * math.exp(-4.5)
+    assert by_toys.p == pytest.approx(stats.norm.sf(3.0) + by_toys.crossings * math.exp(-4.5), rel=1e-12)
     own = gross_vitells(excess(scan))  # from the data alone
     assert 0 < own.crossings < 12
     assert not own.coarse
+
+
+def test_a_significance_whose_p_is_too_small_to_be_a_number(scan: BumpScan, likelihood: BumpLikelihood) -> None:
+    """exp(-Z^2 / 2) underflows at 38.6; the global Z keeps the logarithm of the trials."""
+    crossings = gross_vitells(excess(scan), likelihood).crossings
+    for z in (30.0, 60.0):
+        found = gross_vitells(excess(scan, z), likelihood)
+        log_p = np.logaddexp(log_p_of_z(z), np.log(crossings) - z**2 / 2)
+        exact = optimize.brentq(lambda x, y=log_p: log_p_of_z(x) - y, z - 1, z)
+        assert found.z == pytest.approx(exact, rel=1e-10)
+        assert z - 0.2 < found.z < z
+    assert found.p == 0
+    assert found.trials == pytest.approx(1 + crossings * np.sqrt(2 * np.pi) * 60, rel=1e-3)  # Mills's ratio
 
 
 @pytest.mark.slow
@@ -197,7 +211,7 @@ def test_no_toy_beyond_gives_a_bound(scan: BumpScan, toys: ToyScans) -> None:
     assert found.beyond == 0
     assert found.p_upper == pytest.approx(3 / 1500, rel=0.01)  # -ln 0.05 = 2.996
     assert found.z_lower == pytest.approx(stats.norm.isf(found.p_upper))
-    assert found.p == 1 / 1501
+    assert found.p == pytest.approx(1 / 1501)
     assert "p < " in repr(found)
     deficit = BumpScan(**{**vars(scan), "z": -np.abs(scan.z) - 0.1, "p": stats.norm.sf(-np.abs(scan.z) - 0.1)})
     assert global_p_toys(deficit, scan_of_zeros(toys)).p == 1.0

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ...records import Record
-from ..significance import p_of_z, z_of_p
+from ..significance import log_p_of_z, z_of_log_p
 from .fits import yield_covariance
 from .likelihoods import BumpLikelihood
 from .scans import BumpScan, ToyScans
@@ -84,6 +84,8 @@ class GlobalP(Record):
     @property
     def trials(self) -> float:
         """The ratio of the global to the local p-value, an upper bound where p is one."""
+        if not self.local_p:  # too small to be a number
+            return float(np.exp(log_p_of_z(self.z) - log_p_of_z(self.local_z)))
         return (self.p_upper if self.is_bound else self.p) / self.local_p
 
     def __repr__(self) -> str:
@@ -115,7 +117,8 @@ def global_p_toys(scan: BumpScan, toys: ToyScans) -> GlobalP:
     beyond = int((toys.largest >= z).sum())
     p = (beyond + 1) / (count + 1)
     upper = float(stats.beta.ppf(0.95, beyond + 1, count - beyond)) if beyond < count else 1.0
-    return _result(scan, "toys", p, math.sqrt(p * (1 - p) / count), upper, count, beyond, math.nan, math.nan)
+    return _result(scan, "toys", math.log(p), math.sqrt(p * (1 - p) / count), math.log(upper), count, beyond, math.nan,
+                   math.nan)  # fmt: skip
 
 
 def gross_vitells(
@@ -153,10 +156,10 @@ def gross_vitells(
     if z <= low:
         raise ValueError(f"level: expected one below the greatest excess of {z:.3g} sigma, found {low:g}; the formula "
                          f"is for significances above it")  # fmt: skip
-    fall = math.exp(-0.5 * (z * z - low * low))
-    p = min(float(p_of_z(z)) + crossings * fall, 1.0)
-    upper = min(p + 1.645 * error * fall, 1.0)
-    found = _result(scan, "gross-vitells", p, error * fall, upper, toys, -1, low, crossings)
+    fall = -0.5 * (z * z - low * low)
+    numbers = np.maximum([crossings, crossings + 1.645 * error], np.finfo(np.float64).tiny)
+    log_p, log_upper = np.minimum(np.logaddexp(log_p_of_z(z), np.log(numbers) + fall), 0.0)
+    found = _result(scan, "gross-vitells", log_p, error * math.exp(fall), log_upper, toys, -1, low, crossings)
     if found.coarse:
         _log.warning("the masses of the scan are further apart than half a width: Gross and Vitells count crossings of "
                      "a smooth curve; take mass_grid, or toys")  # fmt: skip
@@ -189,11 +192,11 @@ def _check(scan: BumpScan) -> None:
 
 
 def _result(
-    scan: BumpScan, method: str, p: float, error: float, upper: float, toys: int, beyond: int, level: float,
+    scan: BumpScan, method: str, log_p: float, error: float, log_upper: float, toys: int, beyond: int, level: float,
     crossings: float,
 ) -> GlobalP:  # fmt: skip
     k = scan.best
-    largest = toys / (toys + 1) if method == "toys" else 1.0  # Z of p = 1 is -inf
-    z, lower = z_of_p(np.minimum([p, upper], largest)).tolist()
-    return GlobalP(method, float(scan.masses[k]), float(scan.z[k]), float(scan.p[k]), p, error, z, upper, lower,
-                   beyond == 0, toys, beyond, level, crossings, scan.coarse)  # fmt: skip
+    largest = math.log(toys / (toys + 1)) if method == "toys" else 0.0  # Z of p = 1 is -inf
+    z, lower = z_of_log_p(np.minimum([log_p, log_upper], largest)).tolist()
+    return GlobalP(method, float(scan.masses[k]), float(scan.z[k]), float(scan.p[k]), math.exp(log_p), error, z,
+                   math.exp(log_upper), lower, beyond == 0, toys, beyond, level, crossings, scan.coarse)  # fmt: skip
