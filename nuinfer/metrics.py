@@ -32,6 +32,7 @@ __all__ = [
     "effective_size",
     "hartlap",
     "hotelling",
+    "mid_distribution",
     "rank_uniformity",
     "ranks",
     "reliability",
@@ -458,15 +459,19 @@ def roc_auc(
     """
     s1, w1 = _scores("numerator", score_numerator, weight_numerator)
     s0, w0 = _scores("denominator", score_denominator, weight_denominator)
-    below1, below0 = _mid_distribution(s1, s0, w0), _mid_distribution(s0, s1, w1)
-    share1 = (below1 + _mid_distribution(s1, s1, w1)) / 2
-    share0 = (below0 + _mid_distribution(s0, s0, w0)) / 2
+    below1, below0 = mid_distribution(s1, s0, w0), mid_distribution(s0, s1, w1)
+    share1 = (below1 + mid_distribution(s1, s1, w1)) / 2
+    share0 = (below0 + mid_distribution(s0, s0, w0)) / 2
     variance = np.sum((w1 * (share1 - 0.5)) ** 2) + np.sum((w0 * (share0 - 0.5)) ** 2)
     return Score(float(w1 @ below1), float(np.sqrt(variance)))
 
 
-def _mid_distribution(at: Floats, score: Floats, weight: Floats) -> Floats:
-    """The weight of ``score`` below each value of ``at``, plus half of that exactly there."""
+def mid_distribution(at: Floats, score: Floats, weight: Floats) -> Floats:
+    """The weight of ``score`` (M,) below each value of ``at`` (N,), plus half of that exactly there.
+
+    >>> mid_distribution(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.array([0.5, 0.5])).tolist()
+    [0.25, 1.0]
+    """
     order = np.argsort(score, kind="stable")
     total = np.concatenate([[0.0], np.cumsum(weight[order])])
     found = np.searchsorted(score[order], at, side="left"), np.searchsorted(score[order], at, side="right")

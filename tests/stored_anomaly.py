@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nuinfer import Events
+from nuinfer import Events, Ragged, Training, Trees
 from nuinfer.anomaly import bump_hunt
 from nuinfer.anomaly.bump import (
     BumpLikelihood,
@@ -28,6 +28,8 @@ from nuinfer.anomaly.bump import (
 )
 from nuinfer.anomaly.goodness import GoodnessOfFit, KernelFit, goodness_of_fit
 from nuinfer.anomaly.hunting import Hunt, HuntToys, InjectionScan
+from nuinfer.anomaly.mixtures import Fractions, Kappa, MixedAuc, Mixtures, fit_mixtures
+from nuinfer.anomaly.outliers import VAE, Autoencoder, Objects, fit_autoencoder, rate_threshold
 from nuinfer.anomaly.templates import fit_decorrelation, sculpting_of_cuts, sculpting_test
 from nuinfer.simulators import ExponentialBump
 
@@ -80,6 +82,25 @@ def injection() -> InjectionScan:
     )  # fmt: skip
 
 
+def mixtures() -> Mixtures:
+    """Of 200 events each by trees: x of the first sample is mostly above 0."""
+    x = np.linspace(-1, 1, 200)
+    first, second = Events({"x": np.abs(x) ** 0.5 * np.sign(x + 0.6)}), Events({"x": x})
+    return fit_mixtures(first, second, ["x"], fractions=(0.75, 0.25), network=Trees(iterations=5), folds=2,
+                        validation=0.0, least=10.0, seed=1, progress=False)  # fmt: skip
+
+
+def autoencoder() -> Autoencoder:
+    """Of forty events of a column and up to two jets, trained for one epoch."""
+    n = np.arange(40)
+    offsets = np.concatenate([[0], np.cumsum(n % 3)])
+    pt = 10.0 + np.arange(offsets[-1])
+    events = Events({"m": n / 40, "jets.pt": Ragged(pt, offsets), "jets.phi": Ragged(pt / 10, offsets)}, id=n)
+    network, training = VAE(latent=1, width=4, depth=1), Training(epochs=1, batch=10)
+    return fit_autoencoder(events, ["m"], objects=[Objects("jets", 2, plain=())], network=network, folds=2,
+                           training=training, seed=1, progress=False)  # fmt: skip
+
+
 ANOMALY: dict[str, Callable[[], Any]] = {
     # log p [0, ln P(N >= 3 | 1)], and of the toys [0, 5.61]
     "bump_hunt": lambda: bump_hunt([0, 3], [1.0, 1.0], widths=(1, 1), pseudo_data=[[1, 1], [5, 0]]),
@@ -107,4 +128,10 @@ ANOMALY: dict[str, Callable[[], Any]] = {
     "anomaly_hunt_p": lambda: hunt_record().sidak(),  # p = 1 - 0.99^2
     "anomaly_injection_scan": injection,
     "anomaly_injection_limits": lambda: injection().limits(),
+    "anomaly_mixtures": mixtures,
+    "anomaly_mixed_auc": lambda: MixedAuc(0.75, 0.01, 0.02),  # z = 12.5
+    "anomaly_kappa": lambda: Kappa(0.25, 0.02, 0.3, 0.125, -1.5, 40.0, 160.0, 5),
+    "anomaly_fractions": lambda: Fractions(0.8, 0.2, 0.02, 0.01, 0.0, 0.0),
+    "anomaly_autoencoder": autoencoder,
+    "anomaly_threshold": lambda: rate_threshold(np.arange(100.0), 0.1),  # value 90, accepted 0.1, error 0.03
 }  # fmt: skip

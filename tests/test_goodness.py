@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from nuinfer import Events, Features, NotConverged
+from nuinfer import MLP, DeepSet, Events, Features, NotConverged
 from nuinfer.anomaly.goodness import GoodnessOfFit, KernelFit, NetworkFit, fitting, goodness_of_fit
 from nuinfer.anomaly.goodness.kernel import KernelTest
 from nuinfer.anomaly.goodness.null import chi_square, fitted_dof
 from nuinfer.anomaly.goodness.rows import Pseudo, Rows
+from nuinfer.events import Ragged
 from nuinfer.plots.goodness import goodness_ratio, goodness_toys
 from nuinfer.simulators.exponential_bump import ExponentialBump
 
@@ -327,6 +328,60 @@ def test_a_network_without_the_rate_sees_shapes(reference: Events) -> None:
                          progress=False).t for rate in (True, False)]  # fmt: skip
     assert t[0] > 100
     assert t[1] < 40
+
+
+def correlated(n: int, rho: float, seed: int, weight: float = 1.0) -> Events:
+    a, b = np.linalg.cholesky([[1, rho], [rho, 1]]) @ np.random.default_rng([seed, 20]).normal(size=(2, n))
+    return Events({"a": a, "b": b}, weight=np.full(n, weight))
+
+
+@pytest.mark.parametrize("size", [8_000, 20_000], ids=["all rows at once", "in batches"])
+def test_a_network_finds_a_correlation(size: int) -> None:
+    """Which no margin shows; the learned ratio is that of two normal densities."""
+    reference, rho = correlated(size, 0.0, 1, 800 / size), 0.5
+    spec = NetworkFit(network=MLP(width=6, depth=1), steps=200)
+    data, null = correlated(800, rho, 2), correlated(800, 0.0, 3)
+    found = goodness_of_fit(data, reference, ["a", "b"], method=spec, toys=20, progress=False)
+    assert found.beyond == 0
+    assert found.z > 3
+    a, b = reference["a"], reference["b"]
+    exact = -0.5 * np.log(1 - rho**2) - ((a**2 + b**2) * rho**2 - 2 * rho * a * b) / (2 * (1 - rho**2))
+    near = a**2 + b**2 < 4
+    assert np.corrcoef(found.log_ratio(reference)[near], exact[near])[0, 1] > 0.85
+    assert reference.weight @ np.exp(found.log_ratio(reference)) == pytest.approx(800, rel=0.02)
+    if size > 8_000:
+        return
+    t = goodness_of_fit(null, reference, ["a", "b"], method=spec, toys=20, progress=False).t
+    assert found.toys.min() / 2 < t < 1.5 * found.toys.max()
+    alone = goodness_of_fit(data, reference, ["a"], method=spec, toys=20, progress=False)
+    assert alone.t < 1.5 * alone.toys.max()
+
+
+def clouds(n: int, mean: float, seed: int, weight: float = 1.0) -> Events:
+    """Five to fifteen particles an event; those of one event share a shift, or not."""
+    rng = np.random.default_rng([seed, 30])
+    counts = rng.integers(5, 16, n)
+    q = rng.normal(size=counts.sum()) + np.repeat(mean * rng.normal(size=n), counts)
+    return Events(
+        {"hits.q": Ragged(q / np.sqrt(1 + mean**2), np.concatenate([[0], np.cumsum(counts)]))},
+        weight=np.full(n, weight),
+    )
+
+
+def test_a_network_of_clouds_finds_what_particles_of_an_event_share() -> None:
+    """One by one the particles have the same density in both."""
+    reference = clouds(2000, 0.0, 1, 0.1)
+    network = DeepSet(width=6, depth=1, latent=4, pool="mean", head=MLP(width=6, depth=1))
+    spec = NetworkFit(bound=0.5, network=network, steps=100)
+    features = Features([], hits=["q"])
+    found, same = (goodness_of_fit(clouds(200, mean, 2), reference, features, method=spec, toys=20, progress=False)
+                   for mean in (0.5, 0.0))  # fmt: skip
+    assert found.beyond == 0
+    assert found.z > 3
+    assert same.t < 1.5 * same.toys.max()
+    with pytest.raises(NotConverged, match=r"up to bound=30; take a smaller one, such as 7.5"):
+        goodness_of_fit(clouds(200, 0.5, 2), reference, features, method=replace(spec, bound=30.0), toys=20,
+                        progress=False)  # fmt: skip
 
 
 # -- toys --------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from stored import DATA, MAKERS, SHARES, Halved, main, seen, simulation
 import nuinfer
 from nuinfer import (
     Events,
+    Ragged,
     anomaly,
     density,
     diagnostics,
@@ -31,7 +32,7 @@ from nuinfer import (
     tasks,
     unfolding,
 )
-from nuinfer.anomaly import bump, goodness, hunting, templates
+from nuinfer.anomaly import bump, goodness, hunting, mixtures, outliers, templates
 from nuinfer.errors import CorruptFile
 from nuinfer.unfolding.unbinned.result import Unfolded
 
@@ -548,6 +549,24 @@ def test_stored_hunt():
     np.testing.assert_array_equal(scan.strengths, [0, 10, 20])
     limits = hunting.InjectionLimits.load(example("anomaly_injection_limits"))
     assert repr(limits) == repr(scan.limits())
+
+
+def test_stored_mixtures():
+    mixed = mixtures.Mixtures.load(example("anomaly_mixtures"))
+    assert mixed.auc.value > 0.5
+    x = Events({"x": [-0.5, 0.8]})
+    assert np.diff(mixed.score(x)) > 0
+    assert mixtures.MixedAuc.load(example("anomaly_mixed_auc")).z == pytest.approx(12.5)
+    assert mixtures.Kappa.load(example("anomaly_kappa")).value == 0.25
+    assert mixtures.Fractions.load(example("anomaly_fractions")).first == 0.8
+
+
+def test_stored_autoencoder():
+    found = outliers.Autoencoder.load(example("anomaly_autoencoder"))
+    one = Events({"m": [0.5], "jets.pt": Ragged.of([[20.0]]), "jets.phi": Ragged.of([[1.0]])})
+    assert np.isfinite(found.score(one)).all()
+    cut = outliers.Threshold.load(example("anomaly_threshold"))
+    assert (cut.value, cut.accepted) == (90, 0.1)
 
 
 def test_stored_goodness_of_fit():

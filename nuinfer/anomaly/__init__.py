@@ -4,7 +4,9 @@ What to use when: a few counts and what is expected: `counting_z`, `on_off_z`.  
 bump of any width anywhere: `bump_hunt`.  A spectrum whose background is a smooth function, with a peak of a known
 shape, its yield and its limits: the package `nuinfer.anomaly.bump`.  A resonance of unknown mass in events with further
 features, of which no signal model is needed: `hunt`, with a background template of `nuinfer.anomaly.templates`, and
-`injection_scan` for what it can see.  Do the data follow a reference at all?  `goodness_of_fit`.
+`injection_scan` for what it can see.  Do the data follow a reference at all?  `goodness_of_fit`.  Two samples that are
+mixtures of the same two components, in fractions that nobody knows: `fit_mixtures`.  Events that are unlike all others,
+as a trigger keeps them: `fit_autoencoder`, whose answer depends on the columns.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from .hunting.cwola import hunt
     from .hunting.injection import InjectionScan, injection_scan
     from .hunting.results import Hunt
+    from .mixtures import Fractions, Mixtures, fit_mixtures, unmix
+    from .outliers.fitting import fit_autoencoder
+    from .outliers.objects import Objects
+    from .outliers.result import Autoencoder
+    from .outliers.thresholds import Threshold, rate_threshold
+    from .outliers.vae import VAE
     from .regions import Window, sliding_windows
     from .significance import (
         asymptotic_z,
@@ -47,22 +55,30 @@ if TYPE_CHECKING:
 #: Where each name is.
 _NAMES = {
     "Anode": "templates.anode",
+    "Autoencoder": "outliers.result",
     "BumpHunt": "bump.bump_hunter",
     "Cathode": "templates.cathode",
     "Decorrelated": "templates.decorrelation",
+    "Fractions": "mixtures",
     "GoodnessOfFit": "goodness.result",
     "Hunt": "hunting.results",
     "InjectionScan": "hunting.injection",
     "KernelFit": "goodness.kernel",
     "Latent": "templates.latent",
+    "Mixtures": "mixtures",
     "NetworkFit": "goodness.fitting",
+    "Objects": "outliers.objects",
     "Salad": "templates.salad",
     "Sculpting": "templates.sculpting",
     "Sidebands": "templates.sidebands",
+    "Threshold": "outliers.thresholds",
+    "VAE": "outliers.vae",
     "Window": "regions",
     "asymptotic_z": "significance",
     "bump_hunt": "bump.bump_hunter",
     "counting_z": "significance",
+    "fit_autoencoder": "outliers.fitting",
+    "fit_mixtures": "mixtures",
     "goodness_of_fit": "goodness.fitting",
     "hunt": "hunting.cwola",
     "injection_scan": "hunting.injection",
@@ -74,30 +90,40 @@ _NAMES = {
     "on_off_z": "significance",
     "p_of_z": "significance",
     "poisson_p": "significance",
+    "rate_threshold": "outliers.thresholds",
     "sculpting_test": "templates.sculpting",
     "sliding_windows": "regions",
+    "unmix": "mixtures",
     "z_of_log_p": "significance",
     "z_of_p": "significance",
 }
 
 __all__ = [
+    "VAE",
     "Anode",
+    "Autoencoder",
     "BumpHunt",
     "Cathode",
     "Decorrelated",
+    "Fractions",
     "GoodnessOfFit",
     "Hunt",
     "InjectionScan",
     "KernelFit",
     "Latent",
+    "Mixtures",
     "NetworkFit",
+    "Objects",
     "Salad",
     "Sculpting",
     "Sidebands",
+    "Threshold",
     "Window",
     "asymptotic_z",
     "bump_hunt",
     "counting_z",
+    "fit_autoencoder",
+    "fit_mixtures",
     "goodness_of_fit",
     "hunt",
     "injection_scan",
@@ -109,8 +135,10 @@ __all__ = [
     "on_off_z",
     "p_of_z",
     "poisson_p",
+    "rate_threshold",
     "sculpting_test",
     "sliding_windows",
+    "unmix",
     "z_of_log_p",
     "z_of_p",
 ]
