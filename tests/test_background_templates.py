@@ -418,7 +418,7 @@ def test_without_a_signal_the_ratio_says_so(anode: FittedTemplate, shifted: Even
 
 
 def test_anode_scores_its_own_events_out_of_fold(anode: FittedTemplate, excess: Events) -> None:
-    """A known event gets its own fold's density, and with another id the mean of both."""
+    """A known event gets its own fold's density, and with another id perhaps that of the other."""
     own = excess.select(WINDOW.in_signal(excess["m"]))
     stranger = Events({name: own[name] for name in own.columns}, id=np.arange(len(own)))
     assert anode.log_ratio is not None
@@ -429,6 +429,17 @@ def test_anode_scores_its_own_events_out_of_fold(anode: FittedTemplate, excess: 
     fresh = fresh.select(WINDOW.in_signal(fresh["m"]))
     gap = known.mean() - anode.log_ratio(fresh).mean()
     assert abs(gap) < 4 * known.std() * np.sqrt(2 / len(own))
+
+
+def test_anode_scores_sidebands_at_the_end_of_the_signal_region(anode: FittedTemplate, excess: Events) -> None:
+    """As its density of the data knows nothing beyond: ratios of background stay near 1 there, too."""
+    assert anode.log_ratio is not None
+    beside = excess.select(WINDOW.in_sidebands(excess["m"]))
+    at_ends = beside.with_columns(m=np.where(beside["m"] < SIGNAL[0], *SIGNAL))
+    assert (anode.log_ratio(beside) == anode.log_ratio(at_ends)).all()
+    far = SHIFTED.background(5000, seed=14, region=WINDOW.sidebands[0])
+    near = far.with_columns({name: far[name] - 2.0 * (far["m"] - SIGNAL[0]) for name in ("x0", "x1")})
+    assert anode.log_ratio(near).std() < 0.5  # what the features of these would be there
 
 
 def test_anode_wants_folds(shifted: Events) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from nuinfer import MLP, DeepSet, Events, Features, NotConverged
-from nuinfer.anomaly.goodness import GoodnessOfFit, KernelFit, NetworkFit, fitting, goodness_of_fit
+from nuinfer.anomaly.goodness import GoodnessOfFit, KernelFit, NetworkFit, fitting, goodness_of_fit, network
 from nuinfer.anomaly.goodness.kernel import KernelTest
 from nuinfer.anomaly.goodness.null import chi_square, fitted_dof
 from nuinfer.anomaly.goodness.rows import Pseudo, Rows
@@ -371,17 +371,26 @@ def clouds(n: int, mean: float, seed: int, weight: float = 1.0) -> Events:
 def test_a_network_of_clouds_finds_what_particles_of_an_event_share() -> None:
     """One by one the particles have the same density in both."""
     reference = clouds(2000, 0.0, 1, 0.1)
-    network = DeepSet(width=6, depth=1, latent=4, pool="mean", head=MLP(width=6, depth=1))
-    spec = NetworkFit(bound=0.5, network=network, steps=100)
+    deep = DeepSet(width=6, depth=1, latent=4, pool="mean", head=MLP(width=6, depth=1))
+    spec = NetworkFit(bound=0.5, network=deep, steps=100)
     features = Features([], hits=["q"])
     found, same = (goodness_of_fit(clouds(200, mean, 2), reference, features, method=spec, toys=20, progress=False)
                    for mean in (0.5, 0.0))  # fmt: skip
     assert found.beyond == 0
     assert found.z > 3
     assert same.t < 1.5 * same.toys.max()
-    with pytest.raises(NotConverged, match=r"up to bound=30; take a smaller one, such as 7.5"):
-        goodness_of_fit(clouds(200, 0.5, 2), reference, features, method=replace(spec, bound=30.0), toys=20,
-                        progress=False)  # fmt: skip
+
+
+def test_a_network_without_limit_says_which_bound_to_take(reference: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The risk of a deep set with bound 3 overflowed."""
+
+    def overflow(*args: Any) -> Any:
+        raise NotConverged("the risk of networks [0] is not finite in epoch 2")
+
+    monkeypatch.setattr(network, "_whole", overflow)
+    with pytest.raises(NotConverged, match=r"up to bound=3; take a smaller one, such as 0.75") as error:
+        goodness_of_fit(NULL.data(25), reference, ["x"], method=NetworkFit(), toys=20, progress=False)
+    assert "not finite in epoch 2" in str(error.value.__cause__)
 
 
 # -- toys --------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,11 @@ What to use when:
   `predictive_overlay`.
 - Is there a bump?  `bump_hunter`, in planes `bump_map`; which windows were tried?  `bump_windows`; how rare is it?
   `bump_toys`.  A fitted spectrum with its peak: `bump_fit`; peaks at each mass: `local_p`, `excess_toys`; what is
-  excluded: `bump_limits`; what the background fakes: `spurious_signals`.
+  excluded: `bump_limits`; what the background fakes: `spurious_signals`.  How many parameters does it need?
+  `shape_orders`, or all shapes at once, `yield_envelope`; do signals come back?  `fitted_yields`.
+- A hunt by weak supervision: spectra before and after the cuts, `hunt_spectra`; p-values of the windows, `hunt_p`; does
+  the score follow the mass?  `sculpting`, `score_by_mass`; which features is it made of?  `importance`; how good is it?
+  `sic`; what would it have seen?  `injections`, `injected_sic`, `injection_limits`.
 - Does the reference describe the data?  `goodness_toys`, and where not: `goodness_ratio`.
 
 Each function takes a result or plain arrays and returns the matplotlib axes that it drew on, its own or those passed to
@@ -31,12 +35,24 @@ can tell apart (Petroff, arXiv:2107.02270), is set inside `style` only; global s
 
 from .belts import belt, critical_values
 from .breakdowns import breakdown
+from .bump_checks import fitted_yields, shape_orders, yield_envelope
 from .bump_fits import bump_fit, bump_limits, excess_toys, local_p, spurious_signals
 from .bumps import bump_hunter, bump_map, bump_toys, bump_windows
 from .choices import iteration_choice, strength_scan, wiener_filter
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
 from .goodness import goodness_ratio, goodness_toys
+from .hunts import (
+    hunt_p,
+    hunt_spectra,
+    importance,
+    injected_sic,
+    injection_limits,
+    injections,
+    score_by_mass,
+    sculpting,
+    sic,
+)
 from .limits import limit, limit_curve
 from .observables import optimal_observable
 from .posteriors import (
@@ -81,10 +97,17 @@ __all__ = [
     "critical_values",
     "excess_toys",
     "expected_coverage",
+    "fitted_yields",
     "goodness_ratio",
     "goodness_toys",
     "history",
+    "hunt_p",
+    "hunt_spectra",
     "impacts",
+    "importance",
+    "injected_sic",
+    "injection_limits",
+    "injections",
     "iteration_choice",
     "iterations",
     "limit",
@@ -100,6 +123,10 @@ __all__ = [
     "save",
     "sbc_ecdf",
     "sbc_ranks",
+    "score_by_mass",
+    "sculpting",
+    "shape_orders",
+    "sic",
     "smearing",
     "spectrum",
     "spurious_signals",
@@ -110,4 +137,5 @@ __all__ = [
     "unfolded",
     "weights",
     "wiener_filter",
+    "yield_envelope",
 ]

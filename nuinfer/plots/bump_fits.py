@@ -121,20 +121,20 @@ def _peak(fit: BumpFit) -> str:
 def _draw_counts(ax: Axes, fit: BumpFit, yscale: Scale) -> None:
     shown = fit.used & (fit.counts > 0) if yscale == "log" else fit.used
     at, counts = fit.bins.mean(1)[shown], fit.counts[shown]
-    low, high = _garwood(counts * fit.scale[shown])
+    low, high = garwood(counts * fit.scale[shown])
     bars = np.stack([counts - low / fit.scale[shown], high / fit.scale[shown] - counts])
     ax.errorbar(at, counts, bars, fmt="o", color="black", markersize=3.2, elinewidth=0.9, label="data", zorder=4)
 
 
-def _garwood(n: Floats) -> tuple[Floats, Floats]:
+def garwood(n: Floats) -> tuple[Floats, Floats]:
     """Central intervals of 68% of Poisson means."""
     low = np.where(n > 0, special.gammaincinv(np.maximum(n, 1e-9), _TAIL), 0.0)
     return low, np.asarray(special.gammaincinv(n + 1, 1 - _TAIL))
 
 
 def _draw_pulls(ax: Axes, fit: BumpFit, edges: Floats) -> None:
-    n, mu, scale = fit.counts, np.maximum(fit.background, 1e-300), fit.scale
-    pulls = np.sign(n - mu) * np.sqrt(2 * scale * np.maximum(special.rel_entr(n, mu) - (n - mu), 0.0))
+    mu, scale = np.maximum(fit.background, 1e-300), fit.scale
+    pulls = signed_roots(fit.counts, mu, scale)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.axhspan(-1, 1, color=BLUE, alpha=0.12, linewidth=0)
     span = max(3.3, 1.2 * float(np.abs(pulls[fit.used]).max(initial=0.0)))
@@ -145,6 +145,12 @@ def _draw_pulls(ax: Axes, fit: BumpFit, edges: Floats) -> None:
     ax.errorbar(at[fit.used], pulls[fit.used], 1.0, fmt="o", color="black", markersize=3.2, elinewidth=0.9)
     ax.set_ylim(-span, span)
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, prune="both"))
+
+
+def signed_roots(n: Floats, mu: Floats, scale: Floats | float = 1.0) -> Floats:
+    """Signed roots of Poisson's likelihood ratio of counts to their expectations, both divided by ``scale``."""
+    mu = np.maximum(mu, 1e-300)
+    return np.asarray(np.sign(n - mu) * np.sqrt(2 * scale * np.maximum(special.rel_entr(n, mu) - (n - mu), 0.0)))
 
 
 # -- p-values ----------------------------------------------------------------------------------------------------------
@@ -198,24 +204,34 @@ def local_p(
         check_finite("expected", z)
         greatest = max(greatest, float(z.max()))
     lines = max(3, int(np.ceil(greatest)))
-    deep = lines > _DEEP
-    at = _heights(scan.z, deep)
+    deep = deep_lines(lines)
+    at = p_heights(scan.z, deep)
     ax.plot(scan.masses, at, color="black", label="observed", zorder=4)
     if expected is not None:
-        ax.plot(scan.masses, _heights(z, deep), color=BLUE, linestyle="--", label="expected with a signal", zorder=3)
+        ax.plot(scan.masses, p_heights(z, deep), color=BLUE, linestyle="--", label="expected with a signal", zorder=3)
     ax.plot([scan.masses[k]], [at[k]], "o", color=RED, markersize=5, zorder=5, label=_words(scan, global_p))
-    ax.set(yscale="linear" if deep else "log", xlabel=xlabel, ylabel="local p-value",
-           xlim=(scan.masses[0], scan.masses[-1]))  # fmt: skip
-    ax.set_ylim(*_heights(np.array([lines + 0.35, -np.inf]), deep).tolist())
-    headroom(ax, rows=1 + (expected is not None) + _words(scan, global_p).count("\n") + 1)
-    _sigma_lines(ax, lines, deep)
-    decades = -float(_heights(np.array([lines + 0.35]), True)[0])
-    _power_ticks(ax, decades, deep)
+    ax.set(xlabel=xlabel, xlim=(scan.masses[0], scan.masses[-1]))
+    p_axis(ax, lines, rows=1 + (expected is not None) + _words(scan, global_p).count("\n") + 1)
     ax.legend(loc="upper left")
     return ax
 
 
-def _heights(z: Floats, deep: bool) -> Floats:
+def deep_lines(lines: int) -> bool:
+    """Whether so many standard deviations need an axis of the logarithm of p, as p is too small to be a number."""
+    return lines > _DEEP
+
+
+def p_axis(ax: Axes, lines: int, *, rows: int) -> None:
+    """The axis of local p-values down to so many standard deviations, with room for the rows of a legend above."""
+    deep = deep_lines(lines)
+    ax.set(yscale="linear" if deep else "log", ylabel="local p-value")
+    ax.set_ylim(*p_heights(np.array([lines + 0.35, -np.inf]), deep).tolist())
+    headroom(ax, rows=rows)
+    _sigma_lines(ax, lines, deep)
+    power_ticks(ax, -float(p_heights(np.array([lines + 0.35]), True)[0]), deep)
+
+
+def p_heights(z: Floats, deep: bool) -> Floats:
     """p, or where that could be too small to be a number its logarithm to base 10."""
     from ..anomaly.significance import log_p_of_z, p_of_z
 
@@ -225,7 +241,7 @@ def _heights(z: Floats, deep: bool) -> Floats:
 def _sigma_lines(ax: Axes, lines: int, deep: bool) -> None:
     """Lines of 1, 2, ... standard deviations, and their names, as far as there is room."""
     sigmas = np.arange(1.0, lines + 1)
-    heights = _heights(sigmas, deep)
+    heights = p_heights(sigmas, deep)
     transform = ax.yaxis.get_transform()
     low, high = transform.transform(ax.get_ylim())
     inches = height_of(ax) * (high - transform.transform(heights)) / (high - low)
@@ -246,7 +262,7 @@ def _apart(at: Floats, least: float) -> list[int]:
     return kept
 
 
-def _power_ticks(ax: Axes, decades: float, deep: bool) -> None:
+def power_ticks(ax: Axes, decades: float, deep: bool) -> None:
     """Ticks at powers of ten up to 1, at most nine."""
     powers = np.arange(0, decades, max(1, int(np.ceil(decades / 8))))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -319,7 +335,7 @@ def excess_toys(
     ax.set(yscale="log", xlim=(0, top), xlabel=r"greatest local significance $Z$", ylabel="global p-value")
     ax.set_ylim(0.3 / total, 1.3)
     ceiling(ax, marks, rows=(len(ax.get_legend_handles_labels()[1]) + 1) // 2)
-    _power_ticks(ax, float(np.log10(total / 0.3)), False)
+    power_ticks(ax, float(np.log10(total / 0.3)), False)
     ax.legend(loc="upper center", ncols=2, columnspacing=1.2)
     return ax
 

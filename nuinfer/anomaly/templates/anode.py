@@ -3,7 +3,9 @@ r"""ANODE: the ratio of two densities, that of the data in the signal region ove
 .. math:: R(x, m) = \frac{p_\mathrm{data}(x | m)}{p_\mathrm{background}(x | m)}
 
 with a flow fitted to the signal region above and one fitted to the sidebands, interpolated, below.  It is a finished
-score: no classifier is trained.  With a local fraction f of signal its logarithm is
+score: no classifier is trained.  The flow above knows nothing of masses outside of the signal region: events there are
+scored with both densities at its nearest end, as if by a classifier that does not see the mass, so that what passes a
+cut can be fitted on either side.  All events, new ones too, are scored by one fold's flow, that of their id.  With a local fraction f of signal its logarithm is
 :math:`\log(1 - f + f\,p_S(x)/p_B(x|m))`; the errors of two densities are in it.
 
 Source: Nachman, Shih, arXiv:2001.04990.
@@ -11,7 +13,7 @@ Source: Nachman, Shih, arXiv:2001.04990.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from ... import hashing
 from ...density import Density
 from ...events import Events
 from ...features import Features
-from ..regions import Window
+from ..regions import Interval, Window
 from .base import FittedTemplate, check_bounds, part_of, said
 from .interpolation import FlowTemplate, SidebandDensity
 
@@ -30,7 +32,8 @@ __all__ = ["Anode"]
 _WORDS = (
     "The score is the ratio of the density of the data in the signal region, out of fold, to that of the sidebands, "
     "which is assumed to change smoothly across the signal region. Errors of both densities are in it: a narrow "
-    "signal that the first one does not resolve is hidden. In the sidebands the first one is extrapolated."
+    "signal that the first one does not resolve is hidden. Events in the sidebands are scored as if they were at the "
+    "signal region's nearest end."
 )
 
 
@@ -41,12 +44,16 @@ class _Score:
     data: Density
     background: SidebandDensity
     spec: FlowTemplate
+    region: Interval
 
     def log_ratio(self, events: Events) -> NDArray[np.float64]:
         """log R (N,)."""
-        density = self.background.density
+        density, name = self.background.density, self.background.resonance
         check_bounds(events, list(density.columns), self.spec.bounds, self.spec.discrete)
-        return np.asarray(self.data.log_prob(events) - density.log_prob(events))
+        near = events.with_columns({name: np.clip(np.asarray(events.flat(name), np.float64), *self.region)})
+        # every event by one fold's flow: where some had the mean of all folds, which is smoother, as many would not pass
+        data = replace(self.data, known=np.unique(events.id))
+        return np.asarray(data.log_prob(near) - density.log_prob(near))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,7 @@ class Anode(FlowTemplate):
         )  # fmt: skip
         return FittedTemplate(
             reference=background.reference(window, self.oversample, seed),
-            words=said(f"{_WORDS} {background.words}", window), log_ratio=_Score(data, background, self).log_ratio,
-            draw=background.draw, spectrum=background.spectrum,
+            words=said(f"{_WORDS} {background.words}", window),
+            log_ratio=_Score(data, background, self, window.signal).log_ratio, draw=background.draw,
+            spectrum=background.spectrum,
         )  # fmt: skip
