@@ -66,6 +66,17 @@ class TestSliding:
     def test_one_that_fits_exactly(self) -> None:
         assert len(sliding_windows((0, 0.3), width=0.1, step=0.1, sideband=0.1)) == 1
 
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_neighbours_share_their_borders(self, relative: bool) -> None:
+        """Exactly, and not but for rounding: the spectrum has no bins of width 1e-16."""
+        size = (
+            {"width": 0.1, "step": 0.1, "sideband": 0.15} if relative else {"width": 0.3, "step": 0.3, "sideband": 0.4}
+        )
+        windows = sliding_windows((2.5, 6.0), **size, relative=relative)
+        assert len(windows) > 5
+        for one, other in itertools.pairwise(windows):
+            assert one.signal[1] == other.signal[0]
+
     @pytest.mark.parametrize(
         ("range", "options", "message"),
         [

@@ -141,7 +141,8 @@ def sliding_windows(
 
 def _window(start: float, width: float, sideband: float, relative: bool) -> Window:
     places = [start, start + sideband, start + sideband + width, start + 2 * sideband + width]
-    a, b, c, d = (math.exp(place) if relative else float(place) for place in places)
+    # to 12 digits, so that the borders that neighbours share are the same number
+    a, b, c, d = (float(f"{math.exp(place) if relative else place:.12g}") for place in places)
     return Window(signal=(b, c), sidebands=((a, b), (c, d)))
 
 

@@ -48,6 +48,8 @@ def bump_fit(
     axes:
         A pair of axes, (main, pulls).
 
+    Notes
+    -----
     The blue band is one standard deviation of the fit.  The signal is named by where its peak is, the mass times the
     fitted ``mass_scale``, if there is one.  The lower panel has signed roots of the bins' likelihood ratio
     to the background, and the signal as a multiple of the root of the background.  Excluded bins stay empty.
@@ -365,6 +367,8 @@ def bump_limits(
     label:
         What is limited, and its unit: ``r"$\sigma B$ (fb)"``.
 
+    Notes
+    -----
     Masses without a finite limit are gaps.
 
     Raises
