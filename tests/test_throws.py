@@ -420,3 +420,22 @@ def test_too_few_throws_for_the_knobs_are_refused() -> None:
     thrown = run(Throws(count=4, systematics={"two": Two()}, seed=1, **QUIET))
     with pytest.raises(ValueError, match="expected more throws than knobs \\+ 2 = 4, found 4"):
         _ = thrown.sources
+
+
+def test_throws_that_know_the_sources_too_badly_are_refused() -> None:
+    """Less noise than there is would be taken from the sources, and variances would be negative."""
+    rng = np.random.default_rng(2)
+    nominal = Spectrum(Binning("t", np.arange(9.0)), np.ones(8), {"data": np.eye(8)})
+    negative = 0
+    for count in (13, 40):
+        for _ in range(20):
+            alpha = rng.standard_normal((count, 9))
+            thrown = Thrown(nominal, rng.standard_normal((count, 8)), {"nine": alpha}, {})
+            away = alpha - alpha.mean(0)
+            if np.trace(np.linalg.inv(away.T @ away)) < 1:
+                negative += (np.linalg.eigvalsh(thrown.covariance) < -1e-9).any()
+            else:
+                assert count == 13
+                with pytest.raises(ValueError, match="throws of 9 knobs know the sources too badly"):
+                    _ = thrown.covariance
+    assert not negative

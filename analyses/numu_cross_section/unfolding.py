@@ -71,7 +71,7 @@ class Size:
     @classmethod
     def fast(cls) -> Size:
         """A small run, for tests."""
-        return cls(pot=3e19, events=24_000, binned=40, high=24, hits=14, flow=14, toys=20, hit_members=1, bootstrap=20,
+        return cls(pot=3e19, events=24_000, binned=40, high=24, hits=24, flow=24, toys=20, hit_members=1, bootstrap=20,
                    epochs=2, batch=512, flow_batch=1024)  # fmt: skip
 
 

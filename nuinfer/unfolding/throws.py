@@ -243,12 +243,17 @@ class Thrown:
         Raises
         ------
         ValueError
-            for as many knobs as throws.
+            for too few throws of so many knobs: C is positive where tr (A^T A)^-1 is below 1.
         """
         names = [name for name, alpha in self.alphas.items() if alpha.shape[1]]
         noise = metrics.replica_covariance(self.residuals)
         design = self._design - self._design.mean(0)
         inverse = np.linalg.inv(design.T @ design)
+        if (share := float(np.trace(inverse))) >= 1:  # of Sigma, which sources are given too much by
+            count, knobs = design.shape
+            raise ValueError(f"decomposition: {count} throws of {knobs} knobs know the sources too badly, noise in "
+                             f"their sum is {share:.2g} times the remainder; throw more, about {3 * knobs}, or sources "
+                             f"alone by alone=")  # fmt: skip
         slopes = inverse @ design.T @ (self.spectra - self.spectra.mean(0))  # (knobs, B)
         found, start = {}, 0
         for name in names:

@@ -3,10 +3,13 @@ r"""ANODE: the ratio of two densities, that of the data in the signal region ove
 .. math:: R(x, m) = \frac{p_\mathrm{data}(x | m)}{p_\mathrm{background}(x | m)}
 
 with a flow fitted to the signal region above and one fitted to the sidebands, interpolated, below.  It is a finished
-score: no classifier is trained.  The flow above knows nothing of masses outside of the signal region: events there are
-scored with both densities at its nearest end, as if by a classifier that does not see the mass, so that what passes a
-cut can be fitted on either side.  All events, new ones too, are scored by one fold's flow, that of their id.  With a local fraction f of signal its logarithm is
+score: no classifier is trained.  With a local fraction f of signal its logarithm is
 :math:`\log(1 - f + f\,p_S(x)/p_B(x|m))`; the errors of two densities are in it.
+
+The flow above knows nothing of masses outside of the signal region.  Events there are scored with both densities at a
+random mass of the signal region, as if by a classifier that does not see the mass, and all events, new ones too, by one
+fold's flow: errors of the densities, which let background pass a cut, are then alike on either side of its borders, and
+what passes can be fitted.
 
 Source: Nachman, Shih, arXiv:2001.04990.
 """
@@ -32,8 +35,8 @@ __all__ = ["Anode"]
 _WORDS = (
     "The score is the ratio of the density of the data in the signal region, out of fold, to that of the sidebands, "
     "which is assumed to change smoothly across the signal region. Errors of both densities are in it: a narrow "
-    "signal that the first one does not resolve is hidden. Events in the sidebands are scored as if they were at the "
-    "signal region's nearest end."
+    "signal that the first one does not resolve is hidden. Events in the sidebands are scored as if they were in the "
+    "signal region, at random masses."
 )
 
 
@@ -45,15 +48,18 @@ class _Score:
     background: SidebandDensity
     spec: FlowTemplate
     region: Interval
+    seed: int
 
     def log_ratio(self, events: Events) -> NDArray[np.float64]:
         """log R (N,)."""
         density, name = self.background.density, self.background.resonance
         check_bounds(events, list(density.columns), self.spec.bounds, self.spec.discrete)
-        near = events.with_columns({name: np.clip(np.asarray(events.flat(name), np.float64), *self.region)})
-        # every event by one fold's flow: where some had the mean of all folds, which is smoother, as many would not pass
-        data = replace(self.data, known=np.unique(events.id))
-        return np.asarray(data.log_prob(near) - density.log_prob(near))
+        mass = np.asarray(events.flat(name), np.float64)
+        random = self.background.spectrum.quantiles(self.region, hashing.uniform(events.id, self.seed, "anode mass"))
+        inside = (mass >= self.region[0]) & (mass < self.region[1])
+        there = events.with_columns({name: np.where(inside, mass, random)})
+        own = replace(self.data, known=np.unique(events.id))  # no mean over folds, which is smoother, for new events
+        return np.asarray(own.log_prob(there) - density.log_prob(there))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +90,6 @@ class Anode(FlowTemplate):
         return FittedTemplate(
             reference=background.reference(window, self.oversample, seed),
             words=said(f"{_WORDS} {background.words}", window),
-            log_ratio=_Score(data, background, self, window.signal).log_ratio, draw=background.draw,
-            spectrum=background.spectrum,
+            log_ratio=_Score(data, background, self, window.signal, seed).log_ratio,
+            draw=background.draw, spectrum=background.spectrum,
         )  # fmt: skip

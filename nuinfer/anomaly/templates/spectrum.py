@@ -46,10 +46,14 @@ class MassSpectrum:
     def sample(self, region: Interval, *, n: int | None = None, seed: int) -> Floats:
         """Masses (n,) in ``region``, in random order; a Poisson number of the expected ones for None."""
         rng = np.random.default_rng(hashing.salt(seed, "spectrum"))
+        n = int(rng.poisson(self.expected(region))) if n is None else n
+        return self.quantiles(region, rng.random(n))
+
+    def quantiles(self, region: Interval, share: Floats) -> Floats:
+        """Masses (N,) in ``region`` below which the shares (N,) of its events are expected."""
         edges, contents = self._cells(region)
-        n = int(rng.poisson(contents.sum())) if n is None else n
         cumulative = np.concatenate([[0.0], np.cumsum(contents)])
-        found = np.interp(rng.random(n) * cumulative[-1], cumulative, edges)
+        found = np.interp(share * cumulative[-1], cumulative, edges)
         return np.asarray(np.minimum(found, np.nextafter(region[1], region[0])))
 
     def _cells(self, region: Interval) -> tuple[Floats, Floats]:
