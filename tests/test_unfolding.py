@@ -224,7 +224,7 @@ def test_purity_of_few_fakes_is_trained_to_its_end(monkeypatch: pytest.MonkeyPat
     exact = 1 - PROPORTIONAL.fake_fraction(case.data)
 
     def rms() -> float:
-        run = prepared(case.data, case.simulation, None, ["x0"], ["t0"], "conditional", "scale", None, fit)
+        run = prepared(case.data, case.simulation, None, ["x0"], ["t0"], "conditional", "scale", None, 0.05, fit)
         return float(np.sqrt(np.mean((run.observed - exact) ** 2)))
 
     # measured over five seeds: 0.0195, with a spread of 0.004, by the statistics of 290 fakes
@@ -412,6 +412,28 @@ def test_events_that_pass_neither_selection_keep_weight_one() -> None:
     np.testing.assert_array_equal(result.weights[:, :50], 1.0)
     assert np.abs(result.weights[:, 50:] - 1).min() > 0
     np.testing.assert_allclose(result.weights[:, 50:].sum(), 500, rtol=1e-9)
+
+
+def test_data_outside_of_what_is_simulated_are_told_or_refused() -> None:
+    """No event can be weighted to them; a background that reaches there is expected."""
+    rng = np.random.default_rng(4)
+    t = rng.uniform(-1, 1, 500)
+    simulation, x = Events({"t": t, "x": t}), np.append(rng.uniform(-1, 1, 97), [3.0, 4.0, -5.0])
+    options: dict[str, Any] = {"reco": ["x"], "truth": ["t"], "iterations": 1, "seed": 1, "progress": False,
+                               "network": MLP(width=4, depth=1), "training": Training(epochs=1)}  # fmt: skip
+    weight = np.append(np.ones(99), -2.0)  # by their absolute weights
+    found = omnifold(Events({"x": x}, weight=weight), simulation, **options)
+    assert found.settings["outside"] == pytest.approx(4 / 101)
+    assert "0.04 of the data outside the simulation" in repr(found)
+    background = Events({"x": [2.5, 4.5]}, weight=[0.01, 0.01])
+    within = omnifold(Events({"x": x}), simulation, background=background, **options)
+    assert within.settings["outside"] == pytest.approx(0.01)
+    with pytest.raises(ValueError, match=r"at most outside=0.02 .* found 0.03, .* 'x' \(simulated from -0.99"):
+        omnifold(Events({"x": x}), simulation, outside=0.02, **options)
+    with pytest.raises(ValueError, match=r"at most outside=0.05 .* look at the units"):  # GeV for MeV
+        omnifold(Events({"x": 1000 * x}), simulation, **options)
+    with pytest.raises(ValueError, match="outside: expected a share from 0 to 1, found 5"):
+        omnifold(Events({"x": x}), simulation, outside=5.0, **options)
 
 
 def test_data_outside_of_their_selection_are_left_out() -> None:

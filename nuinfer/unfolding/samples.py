@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from .. import hashing
@@ -88,6 +88,38 @@ def check_signal(total: Floats) -> None:
             f"data after subtraction of background and fakes: expected a positive yield, found {total[bad[0]]:g} "
             f"({len(bad)} of {len(total)} networks); are background and simulation scaled to the data's exposure?"
         )
+
+
+def share_outside(
+    data: Events, ranges: Mapping[str, tuple[float, float]], limit: float, *, of: str, why: str
+) -> float:  # fmt: skip
+    """The share of the data's absolute weight outside the ranges of columns; ``ValueError`` for more than a limit."""
+    if not 0 <= limit <= 1:
+        raise ValueError(f"outside: expected a share from 0 to 1, found {limit!r}")
+    size, away = np.abs(data.weight), np.zeros(len(data), np.bool_)
+    shares = {}
+    for name, (low, high) in ranges.items():
+        values = data.flat(name)
+        beyond = (values < low) | (values > high)
+        shares[name], away = float(size @ beyond / size.sum()), away | beyond
+    found = float(size @ away / size.sum())
+    if found > limit:
+        worst = max(shares, key=lambda name: shares[name])
+        raise ValueError(
+            f"data: expected at most outside={limit:g} of their weight outside the range of {of}, found {found:.3g}, "
+            f"most of it in {worst!r} (simulated from {ranges[worst][0]:g} to {ranges[worst][1]:g}); {why}: simulate "
+            f"it, select the data, or look at the units"
+        )
+    return found
+
+
+def ranges_of(columns: Sequence[str], *samples: tuple[Events, ArrayLike]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each flat column in the rows of samples."""
+    found = {}
+    for name in columns:
+        values = [np.asarray(events.flat(name))[np.asarray(rows)] for events, rows in samples]
+        found[name] = (min(float(v.min()) for v in values if len(v)), max(float(v.max()) for v in values if len(v)))
+    return found
 
 
 def check_factors(what: str, values: Floats, kind: str) -> None:

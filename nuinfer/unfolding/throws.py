@@ -373,6 +373,7 @@ def omnifold_throws(
     background: Events | None = None,
     misses: Literal["conditional", "prior"] = "conditional",
     fakes: Literal["subtract", "scale"] = "subtract",
+    outside: float = 0.05,
     iterations: int = 3,
     members: int = 1,
     refit: Literal["network", "last layer"] = "network",
@@ -394,8 +395,8 @@ def omnifold_throws(
     ----------
     bins:
         Of the spectrum in truth: edges by column, or a `Binning`.
-    reco, truth, background, misses, fakes, iterations, members, refit, network, loss, training, device, checkpoint, \
-    progress:
+    reco, truth, background, misses, fakes, outside, iterations, members, refit, network, loss, training, device, \
+    checkpoint, progress:
         As in `omnifold`; ``members`` make the nominal spectrum, a throw is one network, or the last layer of a member.
 
     Raises
@@ -405,7 +406,7 @@ def omnifold_throws(
     """
     check_refit(refit, network)
     check_counts(iterations=iterations, members=members)
-    rules: dict[str, Any] = {"reco": reco, "truth": truth, "misses": misses, "fakes": fakes}
+    rules: dict[str, Any] = {"reco": reco, "truth": truth, "misses": misses, "fakes": fakes, "outside": outside}
     options = rules | {
         "iterations": iterations, "network": network, "loss": loss, "training": training, "device": device
     }  # fmt: skip

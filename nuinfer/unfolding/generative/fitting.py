@@ -59,7 +59,17 @@ from ...nets import MLP, DeepSet, Network, Transformer
 from ...resample import Resample, mean_one
 from ...train import Draw, Drawn, History, Training, digest
 from ..measured import check_fakes
-from ..samples import Rows, check_counts, check_signal, key_of, purity, reconstructed, warn_of_shared_keys
+from ..samples import (
+    Rows,
+    check_counts,
+    check_signal,
+    key_of,
+    purity,
+    ranges_of,
+    reconstructed,
+    share_outside,
+    warn_of_shared_keys,
+)
 from .result import GenerativeIteration, GenerativeUnfolding
 from .truth_functions import TruthFunction, classifier_of, standardised
 
@@ -176,7 +186,7 @@ def generative_unfolding(
     """
     given, wanted = Features.of(reco), Features.of(truth)
     _check_truth(wanted)
-    _check(fakes, outside, iterations=iterations, draws=draws, members=members, bootstrap=bootstrap)
+    _check(fakes, iterations=iterations, draws=draws, members=members, bootstrap=bootstrap)
     if bootstrap:
         warn_of_shared_keys(data, background, simulation, group)
     sample = _tables(data, simulation, background, given, wanted, fakes, group)
@@ -405,23 +415,10 @@ def _tables(
 
 def _outside(sample: _Sample, reco: Features, limit: float) -> float:
     """The share of the data's absolute weight outside the range of the simulation's signal in a flat column."""
-    data, own = sample.observed.select(slice(0, sample.data)), sample.simulation.select(sample.rows.signal)
-    size, away = np.abs(data.weight), np.zeros(sample.data, np.bool_)
-    shares = {}
-    for name in reco.flat:
-        values, range_ = data.flat(name), own.flat(name)
-        beyond = (values < range_.min()) | (values > range_.max())
-        shares[name], away = float(size @ beyond / size.sum()), away | beyond
-    found = float(size @ away / size.sum())
-    if found > limit:
-        worst = max(shares, key=lambda name: shares[name])
-        column = own.flat(worst)
-        raise ValueError(
-            f"data: expected at most outside={limit:g} of their weight outside the range of the simulation's events "
-            f"with truth and reco, found {found:.3g}, most of it in {worst!r} (simulated from {column.min():g} to "
-            f"{column.max():g}); no density is learned there: simulate it, select the data, or look at the units"
-        )
-    return found
+    data = sample.observed.select(slice(0, sample.data))
+    ranges = ranges_of(reco.flat, (sample.simulation, sample.rows.signal))
+    return share_outside(data, ranges, limit, of="the simulation's events with truth and reco",
+                         why="no density is learned there")  # fmt: skip
 
 
 def _efficiency(sample: _Sample, targets: Columns, fit: _Fit) -> TruthFunction | None:
@@ -456,9 +453,7 @@ def _purity(sample: _Sample, fit: _Fit, columns: TrainingRows) -> Floats:
                   fit.classifier_training)  # fmt: skip
 
 
-def _check(fakes: str, outside: float, bootstrap: int, **counts: int) -> None:
+def _check(fakes: str, bootstrap: int, **counts: int) -> None:
     check_fakes(fakes)
-    if not 0 <= outside <= 1:
-        raise ValueError(f"outside: expected a share from 0 to 1, found {outside!r}")
     check_counts(bootstrap=bootstrap, least=0)
     check_counts(**counts)

@@ -175,8 +175,12 @@ class Unfolded(FromData):
         total = float((self.weights.mean(0) * self.simulation.weight)[flag(self.simulation, "pass_truth")].sum())
         return (
             f"Unfolded({len(self.weights)} members, {len(self.replicas)} replicas, {self.weights.shape[1]} events; "
-            f"truth yield {total:.6g}; movement per iteration {moves})"
+            f"truth yield {total:.6g}; movement per iteration {moves}{self._away()})"
         )
+
+    def _away(self) -> str:
+        share = self.settings.get("outside", 0.0)
+        return f"; {share:.2g} of the data outside the simulation" if share else ""
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

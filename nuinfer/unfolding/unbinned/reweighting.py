@@ -75,6 +75,7 @@ def omnifold(
     universes: ArrayLike | None = None,
     background_universes: ArrayLike | None = None,
     group: str | None = None,
+    outside: float = 0.05,
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: losses.RatioLoss = "bce",
     validation: float = 0.0,
@@ -119,6 +120,9 @@ def omnifold(
     group:
         Integer column whose equal values (detector throws of one true event) stay together in splits and bootstraps.
         Data and background without it go by their ids.
+    outside:
+        The largest share of the data that may lie outside the range of everything that is simulated, background
+        included, in a flat reco column: no event can be weighted to them, and their rate goes to others.
     network, loss, validation, training, device, progress:
         As in `fit_ratio`; networks start each iteration from the one before.  Of a ``DeepSet`` or ``Transformer``, a
         side without clouds uses the ``head``.
@@ -163,7 +167,7 @@ def omnifold(
     fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
     factors = _factors("universes", universes, len(simulation), members, bootstrap)
     varied = factors, background_universes
-    start = functools.partial(prepared, data, simulation, background, reco, truth, misses, fakes, group)
+    start = functools.partial(prepared, data, simulation, background, reco, truth, misses, fakes, group, outside)
     if not apart:
         return unfolded(start(fit, *varied), iterations, group, factors).with_data(data, background)
     piloted = fit.piloted()
@@ -195,13 +199,13 @@ def unfolded(run: Run, iterations: int, group: str | None, factors: Floats | Non
 
 def prepared(
     data: Events, simulation: Events, background: Events | None, reco: Features | Sequence[str],
-    truth: Features | Sequence[str], misses: str, fakes: str, group: str | None, fit: Fit,
+    truth: Features | Sequence[str], misses: str, fakes: str, group: str | None, outside: float, fit: Fit,
     factors: Floats | None = None, background_universes: ArrayLike | None = None, make: Callable[..., Run] = Run,
 ) -> Run:  # fmt: skip
     """The state of all networks before the first iteration; errors as `omnifold`."""
     _check_rules(misses, fakes)
     reco, truth = Features.of(reco), Features.of(truth)
-    sample, plain = tables(data, simulation, background, reco, truth, fakes, group), fit.resample.plain
+    sample, plain = tables(data, simulation, background, reco, truth, fakes, group, outside), fit.resample.plain
     others = _factors("background_universes", background_universes, sample.background, plain,
                       fit.resample.members - plain)  # fmt: skip
     own = SampleWeights.of(sample, factors, others)

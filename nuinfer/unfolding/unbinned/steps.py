@@ -18,7 +18,7 @@ from ...nets import DeepSet, Network, Transformer
 from ...resample import Resample, mean_one
 from ...train import Training
 from ...trees import Trees
-from ..samples import Rows, check_signal, key_of, purity, reconstructed
+from ..samples import Rows, check_signal, key_of, purity, ranges_of, reconstructed, share_outside
 from .result import Iteration
 
 __all__ = ["PILOTS", "Fit", "Refit", "Run", "Sample", "SampleWeights", "purity_of", "tables"]
@@ -50,6 +50,7 @@ class Sample:
     key: Keys  # of the simulation
     data: int  # so many rows of ``observed`` are data,
     background: int  # so many behind them background; the rest are fakes
+    outside: float  # the share of the data outside the range of everything that is simulated
 
     @property
     def subtracted(self) -> bool:
@@ -256,6 +257,7 @@ class Run:
         return {
             "misses": self.misses, "fakes": self.fakes, "iterations": iterations, "reco": self.reco.to_json(),
             "truth": self.truth.to_json(), "network": ensemble.spec_of(self.fit.network),
+            "outside": self.sample.outside,
         }  # fmt: skip
 
     def replicas(self, factors: Floats | None) -> Floats:
@@ -271,24 +273,29 @@ class Run:
 
 def tables(
     data: Events, simulation: Events, background: Events | None, reco: Features, truth: Features, fakes: str,
-    group: str | None,
+    group: str | None, outside: float,
 ) -> Sample:  # fmt: skip
     """The tables, checked; errors as `omnifold`."""
     rows, data, key = Rows.of(simulation), reconstructed(data), simulation.key(group)
     positive_total("data", data.weight)
     reco_inputs = reco.tensors(simulation, where=flag(simulation, "pass_reco"))
     parts, others = [(reco.tensors(data), data.weight, key_of(data, group))], 0
+    simulated = [(simulation, np.concatenate([rows.signal, rows.fakes]))]
     if background is not None and len(background):
         background = reconstructed(background)
+        simulated.append((background, np.arange(len(background))))
         parts.append((reco.tensors(background), -background.weight, key_of(background, group)))
         others = len(background)
     if fakes == "subtract" and len(rows.fakes):
         parts.append((reco_inputs.select(rows.fakes), -simulation.weight[rows.fakes], key[rows.fakes]))
+    away = share_outside(data, ranges_of(reco.flat, *simulated), outside, of="everything that is simulated",
+                         why="no event can be weighted to them")  # fmt: skip
     return Sample(
         simulation, rows,
         Inputs.concat([part for part, _, _ in parts]), np.concatenate([w for _, w, _ in parts]),
         np.concatenate([k for _, _, k in parts]), reco_inputs.select(rows.signal), reco_inputs.select(rows.fakes),
         truth.tensors(simulation, where=flag(simulation, "pass_truth")).select(rows.truth), key, len(data), others,
+        away,
     )  # fmt: skip
 
 

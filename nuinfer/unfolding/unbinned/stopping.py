@@ -103,6 +103,7 @@ def choose_iterations(
     folds: int = 5,
     members: int = 1,
     group: str | None = None,
+    outside: float = 0.05,
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: losses.RatioLoss = "bce",
     training: Training = TRAINING,
@@ -119,7 +120,8 @@ def choose_iterations(
         Iterations to try at most.
     folds, members:
         Networks of each step: each member has one a fold, which does not see it.  Divergences are means of members.
-    data, simulation, reco, truth, background, misses, fakes, group, network, loss, training, seed, device, checkpoint:
+    data, simulation, reco, truth, background, misses, fakes, group, outside, network, loss, training, seed, device, \
+    checkpoint:
         As in `omnifold`; give what the unfolding will have.  Weighted simulation of 10,000 events or more is described
         as well by four fifths of it.
 
@@ -145,7 +147,7 @@ def choose_iterations(
                         effect="which count as fluctuating together")  # fmt: skip
     resample = Resample(seed=seed, members=members, folds=folds, validation=0.0, plain=members)
     fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
-    run = prepared(data, simulation, background, reco, truth, misses, fakes, group, fit)
+    run = prepared(data, simulation, background, reco, truth, misses, fakes, group, outside, fit)
     divergence: list[float] = []
     error: list[float] = []
     while not divergence or (len(divergence) <= most and divergence[-1] >= error[-1]):

@@ -49,6 +49,7 @@ def profiled_omnifold(
     members: int = 1,
     bootstrap: int = 0,
     group: str | None = None,
+    outside: float = 0.05,
     network: Network | Trees = MLP(),  # noqa: B008 - a frozen spec
     loss: losses.RatioLoss = "bce",
     validation: float = 0.0,
@@ -91,7 +92,8 @@ def profiled_omnifold(
         Simulated events at thetas of their own, in columns of the nuisances' names, with ``pass_reco`` and
         ``pass_truth`` as the simulation has them: what a response was learned from, misses included.  Without an
         acceptance they tell the log where theta changes the fraction that is reconstructed, by more than four sigma.
-    background, misses, members, group, network, loss, validation, training, seed, device, checkpoint, progress:
+    background, misses, members, group, outside, network, loss, validation, training, seed, device, checkpoint, \
+    progress:
         As in `omnifold`.
     fakes:
         As in `omnifold`; "scale", which is by the simulation as it is, for a start at ``nominal`` only.
@@ -139,7 +141,7 @@ def profiled_omnifold(
         warn_of_shared_keys(data, background, simulation, group)
     resample = Resample.with_replicas(seed=seed, members=members, replicas=bootstrap, validation=validation)
     fit = Fit(network, losses.by_name(loss), training, resample, device, checkpoint, progress)
-    run = cast(ProfiledRun, prepared(data, simulation, background, reco, truth, misses, fakes, group, fit,
+    run = cast(ProfiledRun, prepared(data, simulation, background, reco, truth, misses, fakes, group, outside, fit,
                                       make=partial(ProfiledRun, model)))  # fmt: skip
     steps = [run.iterate(number) for number in range(iterations)]
     run.warn()
