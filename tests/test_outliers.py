@@ -168,8 +168,6 @@ def test_threshold_of_ties_and_signed_weights() -> None:
     found = rate_threshold([3.0, 3.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0.25)
     assert (found.value, found.accepted) == (3.0, 0.2)
     assert found.accepts([2.4, 3.0, 3.1]).tolist() == [False, True, True]
-    none = rate_threshold([3.0, 3.0, 2.0, 1.0], 0.3)
-    assert (none.value, none.accepted) == (np.nextafter(3.0, 4.0), 0.0)
     # 1 of 8 is at or above 9, 2 at or above 8, and 1 again at or above 7: no more at any higher threshold, only from 9
     signed = rate_threshold(np.arange(10.0)[::-1], 0.2, weight=[1, 1, -1, 1, 1, 1, 1, 1, 1, 1])
     assert (signed.value, signed.accepted) == (9.0, 0.125)
@@ -191,6 +189,15 @@ def test_rates_that_are_none(rate: float) -> None:
 def test_refused_thresholds() -> None:
     with pytest.raises(ValueError, match="expected at least one event above the threshold, found"):
         rate_threshold(np.arange(100.0), 0.001)
+    # what would accept nothing: ties, and a great weight, at the top
+    with pytest.raises(ValueError, match=r"rate: expected one at which something passes, found 0\.3: the largest"):
+        rate_threshold([3.0, 3.0, 2.0, 1.0], 0.3)
+    with pytest.raises(ValueError, match=r"found 0\.5: the largest score, 1, is that of the fraction 1 of the weight"):
+        rate_threshold(np.ones(100), 0.5)
+    with pytest.raises(ValueError, match="something passes"):
+        rate_threshold(np.arange(100.0), 0.5, weight=np.where(np.arange(100) == 99, 100.0, 1.0))
+    with pytest.raises(ValueError, match="something passes"):  # less than nothing
+        rate_threshold([3.0, 2.0, 1.0, 0.0], 0.4, weight=[-0.1, 2.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="weight: expected events, found an empty sample"):
         rate_threshold([], 0.5)
     with pytest.raises(ValueError, match="score: expected finite values, found 1 of 2"):
@@ -318,6 +325,22 @@ def test_members_and_folds(trigger: Autoencoder) -> None:
     columns = {name: events[name] for name in events.columns}
     stranger = Events(columns, id=np.arange(600))
     np.testing.assert_allclose(folded.score(stranger, "latent"), latent.mean(0), rtol=1e-4)
+    with pytest.raises(ValueError, match="means: expected an autoencoder without folds, found 3"):
+        folded.means(events)  # of networks with other axes
+
+
+def test_bootstrap_and_group() -> None:
+    """Members that differ by their bootstraps alone; and copies of an event are scored out of fold together."""
+    events = sample(400, 6)[0].with_columns({"run": np.arange(400) // 2})
+    how = QUICK | {"network": VAE(latent=1)}
+    plain, drawn = (fit_autoencoder(events, ["x", "y"], bootstrap=b, **how) for b in (False, True))  # type: ignore[arg-type]
+    assert np.abs(plain.score(events) - drawn.score(events)).max() > 1e-3
+    model = fit_autoencoder(events, ["x", "y"], group="run", folds=4, **how)  # type: ignore[arg-type]
+    fold = model.resample.fold_of(events["run"])
+    by_fold = [model.score(events.with_columns({"run": np.full(400, events["run"][fold == k][0])})) for k in range(4)]
+    np.testing.assert_allclose(model.score(events), np.stack(by_fold)[fold, np.arange(400)], rtol=1e-6)
+    with pytest.raises(KeyError, match="no column 'run'"):
+        model.score(sample(10, 7)[0])
 
 
 def test_the_risk_is_what_it_says() -> None:
@@ -357,7 +380,11 @@ def test_the_same_seed_and_a_checkpoint(tmp_path: Path) -> None:
     events = sample(500, 5)[0]
     how = {"network": VAE(latent=1), "checkpoint": tmp_path / "c.safetensors"} | QUICK
     one, two = (fit_autoencoder(events, ["x", "y"], **how).score(events) for _ in range(2))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, two)  # the second one is read
+    again, other = (fit_autoencoder(events, ["x", "y"], **how | {"checkpoint": None, "seed": seed}).score(events)  # type: ignore[arg-type]
+                    for seed in (1, 2))  # fmt: skip
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all()
     with pytest.raises(ValueError, match="belongs to another configuration"):
         fit_autoencoder(events, ["x", "y"], **how | {"network": VAE(latent=1, beta=0.3)})  # type: ignore[arg-type]
 
@@ -379,6 +406,10 @@ def test_refused_specs() -> None:
         VAE(beta=-1)
     with pytest.raises(ValueError, match="expected width to be an integer of at least 1"):
         VAE(width=0)
+    with pytest.raises(ValueError, match="expected width to be an integer of at least 1"):
+        VAE(width=0, depth=0)
+    with pytest.raises(ValueError, match="expected activation one of"):
+        VAE(activation="tanh", depth=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Objects 'jets': expected a count of at least 1, found 0"):
         Objects("jets", 0)
     with pytest.raises(TypeError, match="expected a list of names as log, found the single string 'pt'"):
@@ -410,5 +441,26 @@ def test_refused_events() -> None:
     nan = events.with_columns({"met.phi": np.where(np.arange(100) == 3, np.nan, 0.0)})
     refused(ValueError, "column 'met.phi': expected finite values, found 1 of 100", nan)
     refused(ValueError, "scaling: expected 'moments' or 'ranks'", events, scaling="none")
+    refused(TypeError, "objects: expected a list of Objects, found Objects", events, objects=TRIGGER[0])
+    refused(TypeError, "objects: expected a list of Objects, found .'jets'", events, objects=["jets"])
+    refused(TypeError, "network: expected VAE, found MLP", events, network=MLP())
     with pytest.raises(ValueError, match="by: expected one of reconstruction, latent, kl, elbo, found 'mse'"):
         fit_autoencoder(events, objects=TRIGGER, **QUICK).score(events, "mse")  # type: ignore[arg-type]
+
+
+def test_what_was_always_there_is_not_missing_in_silence(trigger: Autoencoder) -> None:
+    """Met was flat in the fit, and has no mask: an event without it would be scored as one with the mean of it."""
+    events = collisions(3, 13)
+    lists = {f"met.{field}": Ragged.of([[1.0], [], [2.0]]) for field in ("pt", "phi")}
+    with pytest.raises(TypeError, match=r"column 'met\.pt': expected a flat column"):
+        trigger.score(events.with_columns(lists))
+
+
+def test_scores_that_overflow_are_refused() -> None:
+    """Sentinels such as 1e30 leave the range of single precision: no score is infinite or NaN."""
+    events = sample(300, 8)[0]
+    model = fit_autoencoder(events, ["x", "y"], network=VAE(latent=1), **QUICK)  # type: ignore[arg-type]
+    assert np.isfinite(model.score(Events({"x": [1e6], "y": [0.0]}))).all()
+    for far in (1e30, 1e300):
+        with pytest.raises(ValueError, match=r"single precision: .* found 1 of 2 not finite, first at rows 1"):
+            model.score(Events({"x": [0.0, far], "y": [0.0, 0.0]}))

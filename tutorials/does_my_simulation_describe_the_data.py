@@ -100,9 +100,9 @@ print(explained)
 print(explained.nuisances)
 
 # %% [markdown]
-# With the scale somewhat more than one standard deviation up nothing is left; 2%, which is 1.3 of them, was put
-# in. A systematic uncertainty explains a disagreement only if it looks like it. The third sample has protons
-# among the muons as well.
+# With the scale 1.6 standard deviations up nothing is left; 2%, which is 1.3 of them, was put in, and the data
+# measure it to a quarter of one. A systematic uncertainty explains a disagreement only if it looks like it. The third
+# sample has protons among the muons as well.
 
 # %%
 more = measured(3, scale=1.02, protons=30)

@@ -90,7 +90,8 @@ def blind(options: argparse.Namespace, settings: Settings, page: Page) -> None:
             page.words.append(_said(n, found))
             page.pictures += _scan_pictures(n, found)
     header = ["signal", "S/B", "S/sqrt(B)", "window", "cut", "observed", "expected", "Z", "global p", "Z at 3.5 TeV"]
-    caption = "Blind scan by CWoLa: the smallest p-value of all windows and cuts; S/B from 3.3 to 3.7 TeV"
+    caption = ("Blind scan by CWoLa: the smallest p-value of all windows and cuts, Z by the likelihood ratio; S/B from "
+               "3.3 to 3.7 TeV")  # fmt: skip
     page.tables.append(report.Table(caption, header, rows))
 
 
@@ -135,8 +136,8 @@ def _said(n: int, found: Hunt) -> str:
     w, e = found.best
     p, follows = found.global_p, np.flatnonzero(found.sculpting_p < 0.01).tolist()
     failed = sum(bool(text) for text in found.status)
-    text = (f"With {n:,} signal events, the smallest local p-value of {found.p.size} is {found.p[w, e]:.2g} "
-            f"(Z = {found.z[w, e]:.1f}), from {_region(found, w)} TeV at an efficiency of {found.efficiencies[e]:g}; "
+    text = (f"With {n:,} signal events, the smallest local p-value of {found.p.size} is {found.p[w, e]:.2g}, "
+            f"from {_region(found, w)} TeV at an efficiency of {found.efficiencies[e]:g}; "
             f"globally p {'<=' if p.is_bound else '='} {p.p_upper if p.is_bound else p.p:.2g}.")  # fmt: skip
     if follows:
         text += (f" The sculpting test has p < 0.01 in {len(follows)} of {len(found.signal)} windows "

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 import nuinfer as nu
 from nuinfer import plots
 from nuinfer.anomaly.hunting import Hunt, InjectionScan
-from nuinfer.plots import hunts
 from nuinfer.plots.figures import BLUE, GREY, MARKERS, PALETTE, RED, headroom, one_panel
 
 from .search import Compared
@@ -50,18 +49,18 @@ def features(background: nu.Events, signal: nu.Events) -> Axes:
 
 def spectra(found: Hunt, window: int) -> Axes:
     """Before and after each cut of a window."""
-    return hunts.hunt_spectra(found, window=window, xlabel=MJJ, ylabel="events per bin")[0]
+    return plots.hunt_spectra(found, window=window, xlabel=MJJ, ylabel="events per bin")[0]
 
 
 def p_values(found: Hunt) -> Axes:
     """In all windows."""
-    return hunts.hunt_p(found, xlabel=MJJ)
+    return plots.hunt_p(found, xlabel=MJJ)
 
 
 def improvements(compared: Mapping[str, Compared], exact: tuple[Floats, Floats], passing: int) -> Axes:
     """Of up to five templates and the exact ratio."""
     curves = {"exact ratio": exact} | {name: (c.signal, c.background) for name, c in compared.items()}
-    return hunts.sic(curves, fewest=passing)
+    return plots.sic(curves, fewest=passing)
 
 
 @plots.style()
@@ -93,19 +92,19 @@ def _p(value: float) -> str:
 
 def score_by_mass(found: Hunt) -> Axes:
     """Density and quantiles of the score."""
-    return hunts.score_by_mass(found, xlabel=MJJ)
+    return plots.score_by_mass(found, xlabel=MJJ)
 
 
 def importance(found: Hunt) -> Axes:
     """What each feature is worth."""
-    return hunts.importance(found, labels=NAMES)
+    return plots.importance(found, labels=NAMES)
 
 
 def injections(scan: InjectionScan) -> Axes:
     """Significance and efficiency over what was injected."""
-    return hunts.injections(scan)[0]
+    return plots.injections(scan)[0]
 
 
 def limits(scan: InjectionScan, found: Hunt) -> Axes:
     """Expected and observed."""
-    return hunts.injection_limits(scan, found)
+    return plots.injection_limits(scan, found)

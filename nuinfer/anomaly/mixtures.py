@@ -62,8 +62,7 @@ from ..calibration import Calibration
 from ..events import Events, positive_total
 from ..features import Features
 from ..nets import MLP, Network
-from ..ratio.density_ratio import Ratio, Samples, Yields, fit_ratio
-from ..ratio.learned import Networks
+from ..ratio.density_ratio import Ratio, fit_ratio
 from ..records import Record
 from ..resample import Resample
 from ..train import Training
@@ -89,7 +88,7 @@ class MixedAuc(Record):
     Attributes
     ----------
     value, error:
-        The mean over folds, and its standard error.
+        The mean over folds, and its standard error for scores that are given.
     null_sd:
         Its standard deviation if both samples were of one density.  Each fold's score has learned from the others, so
         that the variance of their sum is twice that of independent folds: exactly for scores that are linear in their
@@ -151,7 +150,8 @@ class Fractions(Record):
     Attributes
     ----------
     first, second, first_error, second_error:
-        f1, f2 and their standard errors; NaN where both samples look alike.  Values outside of 0 to 1 say that the
+        f1, f2 and their standard errors; NaN where a kappa is 1, that of a replica included for errors: both samples
+        look alike, or tails with enough events do not tell them apart.  Values outside of 0 to 1 say that the
         reducibility factors do not fit to the samples.  The tail is chosen by the same events, so that errors are up to
         30% too small in toys (docs/reference/mixtures.md): `Mixtures.bounds` are what holds.
     signal, background:
@@ -278,7 +278,8 @@ class Mixtures:
         a, b = self.kappa12.bound, self.kappa21.bound
         difference = (1 - a) * (1 - b) / (1 - a * b) if a * b < 1 else 0.0
         # two limits of kappa and two of the area share what the level leaves
-        half = float(stats.norm.isf((1 - self.level) / 4)) * self.auc.error
+        # where little is learned, folds that learn from each other make `null_sd` the spread, which is the larger one
+        half = float(stats.norm.isf((1 - self.level) / 4)) * max(self.auc.error, self.auc.null_sd)
         ends = self.auc.value - 0.5 + np.array([-half, half])
         # A - 1/2 is that between the samples divided by f1 - f2, which lies between `difference` and 1
         wider = ends / difference if difference else np.copysign(np.inf, ends)
@@ -308,8 +309,9 @@ class Mixtures:
         return 1 - f1 <= self.kappa12.bound * (1 - f2) and f2 <= self.kappa21.bound * f1
 
     def _fractions(self, given: tuple[float, float] | None) -> tuple[float, float]:
-        if given is not None or self.stated is not None:
-            return _checked(given or self.stated or (0, 0))
+        given = self.stated if given is None else given
+        if given is not None:
+            return _checked(given)
         found = self.fractions()
         if not 0 <= found.second < found.first <= 1:
             raise ValueError(f"fractions: expected 0 <= f2 < f1 <= 1, found the estimates f1 = {found.first:.3g} and "
@@ -357,7 +359,7 @@ class Mixtures:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
-        spec, arrays = _ratio_saved(self.ratio)
+        spec, arrays = self.ratio.saved()
         parts = {name: getattr(self, name)._parts() for name in ("auc", "kappa12", "kappa21")}
         records = {name: own for name, (own, _) in parts.items()}
         inner = [store.under(f"{name}.", own) for name, (_, own) in parts.items()]
@@ -380,7 +382,7 @@ class Mixtures:
         auc = MixedAuc._of(records["auc"], store.within("auc.", arrays))
         low, high = (Kappa._of(records[name], store.within(f"{name}.", arrays)) for name in ("kappa12", "kappa21"))
         stated = None if spec["stated"] is None else (spec["stated"][0], spec["stated"][1])
-        ratio = _ratio_loaded(spec["ratio"], store.within("ratio.", arrays), module)
+        ratio = Ratio.of_saved(spec["ratio"], store.within("ratio.", arrays), module=module)
         return cls(ratio, stated, auc, low, high, arrays["replicas"], spec["level"])
 
 
@@ -388,21 +390,6 @@ def _verdict(z: float) -> str:
     if z > 5:
         return "the fractions differ"
     return "nothing was learned" if z < 2 else "a difference that is no discovery"
-
-
-def _ratio_saved(ratio: Ratio) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Spec and arrays of a ratio, as part of another file."""
-    r = ratio
-    own = Networks(r.features, r.network, r.model, r.resample, r.history, r.group, r.known)
-    spec = {**own.spec(), "yields": list(r.yields), "loss": r.loss, "calibration": r.calibration,
-            "samples": list(r.samples)}  # fmt: skip
-    return spec, {**own.arrays(), "maps": r.maps}
-
-
-def _ratio_loaded(spec: dict[str, Any], arrays: dict[str, NDArray[Any]], module: Any) -> Ratio:
-    own = Networks.of(spec, arrays, module)
-    return Ratio(own.features, own.network, own.model, own.resample, Yields(*spec["yields"]), own.history, own.group,
-                 spec["loss"], spec["calibration"], arrays["maps"], own.known, Samples(*spec["samples"]))  # fmt: skip
 
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
@@ -434,13 +421,14 @@ def fit_mixtures(
     Parameters
     ----------
     first, second:
-        The samples, without common events; the first one has more signal.  Weights of any sign, with positive sums.
+        The samples, without common events, which errors and limits would count twice; the first one has more signal.
+        Weights of any sign, with positive sums.
     features:
         What the network sees; signal and background must have the same density of them in both samples.
     fractions:
         The signal fractions (f1, f2) where they are known.
     network, members, validation, calibrate, group, training, seed, device, checkpoint, progress:
-        As `nuinfer.ratio.fit_ratio`.
+        As `nuinfer.ratio.fit_ratio`.  Errors and limits take the events of a ``group`` for independent ones.
     folds:
         At least 2: events are scored by networks that have not seen them.
     bootstrap:
@@ -454,8 +442,8 @@ def fit_mixtures(
     Raises
     ------
     ValueError
-        for empty samples, total weights that are not positive, fractions that are not 0 <= f2 < f1 <= 1, fewer than two
-        folds, a level outside of (0, 1), or fewer than one event as ``least``.
+        for empty samples, total weights that are not positive, in a fold too, fractions that are not 0 <= f2 < f1 <= 1,
+        fewer than two folds, a level outside of (0, 1), or fewer than one event as ``least``.
     KeyError, TypeError
         for columns that are missing or of the wrong kind.
 
@@ -474,6 +462,9 @@ def fit_mixtures(
     stated = None if fractions is None else _checked(fractions)
     for name, events in (("first", first), ("second", second)):
         positive_total(name, events.weight)
+    keys = [events.key(group) for events in (first, second)]
+    weights = [events.weight for events in (first, second)]
+    places = _places(keys, weights, Resample(seed=seed, folds=folds))
     ratio = fit_ratio(
         first, second, Features.of(features), network=network, members=members, folds=folds, validation=validation,
         bootstrap=bootstrap, calibrate=calibrate, group=group, training=training, seed=seed, device=device,
@@ -481,9 +472,7 @@ def fit_mixtures(
     )  # fmt: skip
     logs = [ratio.members(events) for events in (first, second)]
     mean = [special.logsumexp(each, axis=0) - np.log(members) for each in logs]
-    keys = [events.key(group) for events in (first, second)]
-    weights = [events.weight for events in (first, second)]
-    auc = _auc(mean, weights, [ratio.resample.fold_of(key) for key in keys], folds)
+    auc = _auc(mean, weights, places, folds)
     low, high = _kappas(mean, weights, level, least)
     times = _multiplicities(ratio.resample, keys) if bootstrap and members > 1 else []
     replicas = [
@@ -510,6 +499,20 @@ def _checked(fractions: tuple[float, float]) -> tuple[float, float]:
         raise ValueError(f"fractions: expected (f1, f2) with 0 <= f2 < f1 <= 1, found {fractions!r}; signal is what "
                          f"the first sample has more of: exchange the samples if need be")  # fmt: skip
     return float(pair[0]), float(pair[1])
+
+
+def _places(
+    keys: Sequence[NDArray[np.int64]], weights: Sequence[Floats], resample: Resample
+) -> list[NDArray[np.int16]]:
+    """The fold of each event of both samples, each of which has to have some of either: their areas are averaged."""
+    places = [resample.fold_of(key) for key in keys]
+    for name, weight, place in zip(("first", "second"), weights, places, strict=True):
+        total = np.bincount(place, weight, minlength=resample.folds)
+        if not (total > 0).all():
+            raise ValueError(f"{name}: expected a positive total weight in each of the {resample.folds} folds, found "
+                             f"{total.min():g} in fold {total.argmin()} of {len(weight)} events; use more events or "
+                             f"groups, or fewer folds")  # fmt: skip
+    return places
 
 
 def _multiplicities(resample: Resample, keys: Sequence[NDArray[np.int64]]) -> list[list[Floats]]:
@@ -618,7 +621,7 @@ def fractions_of_kappas(
 ) -> tuple[Floats, Floats]:
     """f1 and f2 of the smallest p1/p2 and p2/p1 (any shape), for reducibility factors inf S/B and inf B/S.
 
-    NaN where both kappas are 1.
+    NaN where a kappa is not below 1: either is 1 for equal fractions alone, of which nothing is known then.
 
     Raises
     ------
@@ -636,7 +639,8 @@ def fractions_of_kappas(
     a, b = 1 - signal, background / (1 - background)
     with np.errstate(divide="ignore", invalid="ignore"):
         f1 = (1 - k12 - k12 * a * b * (1 - k21)) / (a * (1 - k12 * k21))
-    return np.asarray(f1), np.asarray(k21 * f1 - b * (1 - k21))
+    f1 = np.where((k12 < 1) & (k21 < 1), f1, np.nan)
+    return f1, np.asarray(k21 * f1 - b * (1 - k21))
 
 
 def unmix(first: Events, second: Events, fractions: tuple[float, float]) -> tuple[Events, Events]:

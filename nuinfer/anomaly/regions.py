@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -52,10 +54,11 @@ class Window:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signal", _interval("signal", self.signal))
-        if not len(self.sidebands):
+        bands = self.sidebands if isinstance(self.sidebands, Iterable) else ()
+        bands = tuple(_interval("sidebands", band, "; write ((low, high), ...)") for band in bands)
+        if not bands:
             raise ValueError("sidebands: expected at least one (low, high), found none; without them there is nothing "
                              "to compare the signal region with")  # fmt: skip
-        bands = tuple(_interval("sidebands", band) for band in self.sidebands)
         object.__setattr__(self, "sidebands", bands)
         for one, other in itertools.pairwise(bands):
             if other[0] < one[1]:
@@ -125,16 +128,17 @@ def sliding_windows(
     [(2.0, 4.0), (4.0, 6.0), (6.0, 8.0)]
     """
     low, high = _interval("range", range)
-    if not all(math.isfinite(size) and size > 0 for size in (width, step, sideband)):
-        raise ValueError(f"width, step, sideband: expected positive numbers, found {width}, {step}, {sideband}")
+    if not all(isinstance(size, Real) and math.isfinite(size) and size > 0 for size in (width, step, sideband)):
+        raise ValueError(f"width, step, sideband: expected positive numbers, found {width!r}, {step!r}, {sideband!r}")
     if relative and low <= 0:
         raise ValueError(f"range: expected positive masses for relative widths, found ({low:g}, {high:g})")
     sizes = [math.log1p(size) if relative else size for size in (width, step, sideband)]
     start, stop = (math.log(low), math.log(high)) if relative else (low, high)
     left = stop - start - sizes[0] - 2 * sizes[2]
     if left < -1e-9 * (stop - start):
-        raise ValueError(f"range: expected room for a window of {width:g} and two sidebands of {sideband:g}, found "
-                         f"({low:g}, {high:g})")  # fmt: skip
+        unit = " times the mass" if relative else ""
+        raise ValueError(f"range: expected room for a window of {width:g} and two sidebands of {sideband:g}{unit}, "
+                         f"found ({low:g}, {high:g}); take a wider range, or narrower windows")  # fmt: skip
     count = math.floor(left / sizes[1] + 1e-9) + 1
     return tuple(_window(start + number * sizes[1], sizes[0], sizes[2], relative) for number in np.arange(count))
 
@@ -151,8 +155,11 @@ def _within(mass: ArrayLike, region: Interval) -> Mask:
     return np.asarray((values >= region[0]) & (values < region[1]))
 
 
-def _interval(name: str, given: Any) -> Interval:
-    ends = tuple(float(end) for end in given)
-    if len(ends) != 2 or not all(math.isfinite(end) for end in ends) or not ends[0] < ends[1]:
-        raise ValueError(f"{name}: expected (low, high) with low < high, both finite, found {given}")
-    return ends[0], ends[1]
+def _interval(name: str, given: Any, hint: str = "") -> Interval:
+    try:
+        low, high = (float(end) for end in given)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{name}: expected (low, high) with low < high, both finite, found {given!r}{hint}")
+    return low, high

@@ -42,17 +42,7 @@ from .choices import iteration_choice, strength_scan, wiener_filter
 from .coverages import coverage_map, local_coverage
 from .figures import save, style
 from .goodness import goodness_ratio, goodness_toys
-from .hunts import (
-    hunt_p,
-    hunt_spectra,
-    importance,
-    injected_sic,
-    injection_limits,
-    injections,
-    score_by_mass,
-    sculpting,
-    sic,
-)
+from .hunts import hunt_p, hunt_spectra, importance, score_by_mass, sculpting
 from .limits import limit, limit_curve
 from .observables import optimal_observable
 from .posteriors import (
@@ -66,6 +56,7 @@ from .posteriors import (
 )
 from .profiles import contour, profile
 from .pulls import impacts
+from .sensitivity import injected_sic, injection_limits, injections, sic
 from .spectra import correlation, iterations, spectrum
 from .training import history, reliability, weights
 from .unfolding import (

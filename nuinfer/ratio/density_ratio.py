@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,12 +160,7 @@ class Ratio:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically."""
-        own = Networks(self.features, self.network, self.model, self.resample, self.history, self.group, self.known)
-        spec = {
-            **own.spec(), "yields": list(self.yields), "loss": self.loss, "calibration": self.calibration,
-            "history": self.history is not None, "samples": list(self.samples),
-        }  # fmt: skip
-        store.save(path, "ratio", spec, {**own.arrays(), "maps": self.maps})
+        store.save(path, "ratio", *self.saved())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, module: Any = None) -> Ratio:
@@ -176,7 +171,20 @@ class Ratio:
         CorruptFile
             for a file that is damaged or not a ratio; ``FileNotFoundError`` where there is none.
         """
-        spec, arrays = store.load(path, "ratio")
+        return cls.of_saved(*store.load(path, "ratio"), module=module)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What JSON holds, and the arrays: for `save`, and for results that have a ratio in them."""
+        own = Networks(self.features, self.network, self.model, self.resample, self.history, self.group, self.known)
+        spec = {
+            **own.spec(), "yields": list(self.yields), "loss": self.loss, "calibration": self.calibration,
+            "history": self.history is not None, "samples": list(self.samples),
+        }  # fmt: skip
+        return spec, {**own.arrays(), "maps": self.maps}
+
+    @classmethod
+    def of_saved(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, module: Any = None) -> Ratio:
+        """The inverse of `saved`."""
         own = Networks.of(spec, arrays, module)
         return cls(
             own.features, own.network, own.model, own.resample, Yields(*spec["yields"]), own.history, own.group,

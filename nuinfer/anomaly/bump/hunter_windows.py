@@ -117,9 +117,9 @@ def asked_windows(
 ) -> tuple[Group, ...]:
     """`groups`, from the options of a scan."""
     axes, kept = len(bins), margin or 0
-    if not isinstance(kept, int | np.integer) or kept < 0 or 2 * kept >= min(bins):
+    if isinstance(margin, bool) or not isinstance(kept, int | np.integer) or kept < 0 or 2 * kept >= min(bins):
         raise ValueError(f"sideband: expected a number of bins from 0 at each end that leaves some of {min(bins)} to "
-                         f"scan, found {margin!r}")  # fmt: skip
+                         f"scan, found {margin!r}; 0 normalises beside each window and leaves no bin out")  # fmt: skip
     pairs = _widths(tuple(b - 2 * kept for b in bins), widths)
     if margin == 0 and all(high >= b for (_, high), b in zip(pairs, bins, strict=True)):
         raise ValueError(f"widths: a window of {' x '.join(map(str, bins))} bins leaves no bins beside it to "

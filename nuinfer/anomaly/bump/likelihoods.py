@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import check_finite, closest
 from ...histograms import Contents, variances
 from .quadrature import bins_of, nodes, order_needed
-from .shapes import BackgroundShape, Limits, names_unique
+from .shapes import BackgroundShape, Limits, check_spec, names_unique
 from .signals import SignalShape
 
 __all__ = ["YIELD", "BumpLikelihood"]
@@ -190,6 +190,9 @@ class BumpLikelihood:
     @classmethod
     def _empty(cls, background: BackgroundShape, signal: SignalShape | None, bins: Floats, unused: Bools) -> Self:
         zero = np.zeros(len(bins))
+        check_spec("background", background, BackgroundShape)
+        if signal is not None:
+            check_spec("signal", signal, SignalShape)
         shape = background.on((float(bins[0, 0]), float(bins[-1, 1])))
         return cls(shape, signal, bins, zero, ~unused, zero + 1, None, None, {}, {}, (), 1)
 
@@ -290,6 +293,7 @@ class BumpLikelihood:
         ValueError
             as `binned`.
         """
+        check_spec("background", background, BackgroundShape)
         shape = background.on((float(self.bins[0, 0]), float(self.bins[-1, 1])))
         other = replace(self, background=shape, constraints={}, limits={}, free=())
         known = {n: c for n, c in self.constraints.items() if n in other.names and n not in self.background.constraints}

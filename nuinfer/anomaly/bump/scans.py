@@ -81,7 +81,16 @@ class BumpScan(Record):
 
     @property
     def best(self) -> int:
-        """The number of the mass with the greatest local significance; failed ones (NaN) are not looked at."""
+        """The number of the mass with the greatest local significance; failed ones (NaN) are not looked at.
+
+        Raises
+        ------
+        ValueError
+            where all have failed.
+        """
+        if np.isnan(self.z).all():
+            raise ValueError(f"scan: expected a fit that succeeded, found none at {len(self.z)} masses; try coarser "
+                             f"bins or a simpler background")  # fmt: skip
         return int(np.nanargmax(self.z))
 
     @property
@@ -100,13 +109,18 @@ class BumpScan(Record):
         return is_coarse(self.masses, self.widths)
 
     def __repr__(self) -> str:
-        k = self.best
-        notes = [f"{len(self.failed)} failed"] if len(self.failed) else []
-        notes += [f"{len(self.sparse)} with little background"] if len(self.sparse) else []
+        numbers = {"failed": len(self.failed), "with the yield at a limit": int(self.at_limit.sum()),
+                   "with little background": len(self.sparse)}  # fmt: skip
+        notes = [f"{number} {text}" for text, number in numbers.items() if number]
+        near = ", ".join(self.background.at_limit)
+        notes += [f"the background's {near} at a limit"] if near else []
         more = f"; {', '.join(notes)}" if notes else ""
-        return (f"BumpScan({len(self.masses)} masses from {self.masses[0]:g} to {self.masses[-1]:g}; greatest at "
-                f"{self.masses[k]:g}: yield {self.yields[k]:.4g} +- {self.errors[k]:.3g}, local Z = {self.z[k]:.2f}, "
-                f"p = {self.p[k]:.3g}{more})")  # fmt: skip
+        head = f"BumpScan({len(self.masses)} masses from {self.masses[0]:g} to {self.masses[-1]:g}"
+        if len(self.failed) == len(self.masses):
+            return f"{head}{more})"
+        k = self.best
+        return (f"{head}; greatest at {self.masses[k]:g}: yield {self.yields[k]:.4g} +- {self.errors[k]:.3g}, local Z "
+                f"= {self.z[k]:.2f}, p = {self.p[k]:.3g}{more})")  # fmt: skip
 
 
 def scan_masses(
@@ -217,7 +231,9 @@ def checked_masses(likelihood: BumpLikelihood, masses: ArrayLike) -> Floats:
     """(M,), rising, with a signal at each."""
     at = np.atleast_1d(np.asarray(masses, np.float64))
     check_finite("masses", at)
-    if at.ndim != 1 or not len(at) or (np.diff(at) <= 0).any():
+    if not at.size:
+        raise ValueError("masses: expected at least one, found none; mass_grid makes them")
+    if at.ndim != 1 or (np.diff(at) <= 0).any():
         raise ValueError(f"masses: expected values that rise, found {at.tolist()[:5]}; sort them")
     for mass in at.tolist():
         check_mass(likelihood, mass)

@@ -58,6 +58,14 @@ Span = tuple[float, float]
 Density = Callable[..., Floats]
 
 
+def check_spec(name: str, given: object, kind: type) -> None:
+    """Raise ``TypeError`` for anything but an instance of ``kind``, such as its name or a class."""
+    if not isinstance(given, kind):
+        found = f"the class {given.__name__}; call it, as in {given.__name__}(...)" if isinstance(given, type) else (
+            f"{given!r:.60}" if isinstance(given, str) else type(given).__name__)  # fmt: skip
+        raise TypeError(f"{name}: expected a {kind.__name__}, found {found}")
+
+
 class BackgroundShape(ABC):
     """Events per unit of x as a function of x and P parameters theta, which come as (..., P)."""
 

@@ -3,7 +3,8 @@ r"""The network form of the test: a small network with bounded weights is the lo
 .. math:: t = -2 \min_w \Big[\sum_{ref} w (e^f - 1) - \sum_{data} f\Big]
 
 The minimum over a constant added to f is known, :math:`c = \ln (N_{data} / \sum_{ref} w e^f)`, so that what is trained
-is the ratio of the shapes, and the rate is exact.  All toys of a batch are members of one training.
+is the ratio of the shapes, and the rate is exact.  All toys of a batch are members of one training; one of no events
+has no shape, and :math:`t = 2 \sum_{ref} w`, or 0 where rates do not count.
 
 A network that is free enough finds a ratio without bound, and t is no chi2.  The bound B on all weights and biases is
 what makes it one (weight clipping in the papers; here :math:`w = B \tanh(\theta/B)`, which has a gradient everywhere):
@@ -105,19 +106,22 @@ class NetworkTest:
         seed = int(rng.integers(1 << 31))
         pseudo, nu = self._profiled(pseudo)
         inputs, weight, data = self._tables(pseudo)
-        count = data.sum(1)
-        if not self.rate and self.profile is None:
-            weight = weight * (count / weight.sum(1))[:, None]
+        count, expected = data.sum(1), weight.sum(1)
+        empty = (count == 0)[:, None]  # a toy without data must not spoil the training of the others
         try:
-            model = self._fit(inputs, weight, data, seed)
+            model = self._fit(inputs, weight, np.where(empty, weight, data), seed)
         except NotConverged as error:
             raise NotConverged(f"the networks' corrections e^f grow without limit with weights up to bound="
                                f"{self.spec.bound:g}; take a smaller one, such as {self.spec.bound / 4:.2g}: the more "
                                f"layers and columns, the smaller") from error  # fmt: skip
         shape = model.log(inputs)
-        offset = np.log(count / (weight * np.exp(shape)).sum(1))
-        f = shape + offset[:, None]
-        t = -2 * ((weight * np.expm1(f)).sum(1) - (data * f).sum(1))
+        if not self.rate and self.profile is None:
+            weight, expected = weight * (count / expected)[:, None], count
+        with np.errstate(divide="ignore", invalid="ignore"):
+            offset = np.log(count / (weight * np.exp(shape)).sum(1))
+            f = shape + offset[:, None]
+            t = -2 * ((weight * np.expm1(f)).sum(1) - (data * f).sum(1))
+        t = np.where(empty[:, 0], 2 * expected, t)
         return Tested(t, np.zeros((len(t), 0)), nu), model, offset
 
     def _profiled(self, pseudo: Pseudo) -> tuple[Pseudo, Floats]:

@@ -271,4 +271,11 @@ def _check_folds(problems: Sequence[Problem], learner: Learner, seed: int) -> No
             others = np.cumsum(counts)[:-1] if learner.first else counts.sum() - counts
             if not (counts > 0).all() or others.min() * (1 - learner.validation) < 1:
                 raise ValueError(f"{problem.name}: expected events of {what} in each of {learner.folds} folds, found "
-                                 f"{counts.tolist()}; take fewer folds, a wider window or more events")  # fmt: skip
+                                 f"{_few(counts)}; take fewer folds, a wider window or more events")  # fmt: skip
+
+
+def _few(counts: Ints) -> str:
+    """Counts of folds; of many folds what matters."""
+    if len(counts) <= 12:
+        return str(counts.tolist())
+    return f"{counts.sum()} events, none of them in {np.count_nonzero(counts == 0)} folds"

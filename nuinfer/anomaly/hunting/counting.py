@@ -80,17 +80,22 @@ def thresholds_of(
     use = sideband & np.isfinite(score)
     orders = [_descending(score, tie, np.flatnonzero(use & (fold == k))) for k in range(folds)]
     for e, efficiency in enumerate(efficiencies):
-        counts = [round(float(efficiency) * len(order)) for order in orders]
-        empty = [k for k, order in enumerate(orders) if len(order) and not counts[k]]
-        if sum(counts) < fewest or empty:
-            raise ValueError(f"{name}: expected at least {fewest} sideband events, and one in each fold, to pass an "
-                             f"efficiency of {efficiency:g}, found {int(use.sum())} sideband events, of which "
-                             f"{sum(counts)} would; leave the efficiency out, or take wider sidebands")  # fmt: skip
+        counts = passing_of(name, [len(order) for order in orders], float(efficiency), fewest)
         for k, order in enumerate(orders):
             if efficiency < 1 and len(order):
                 last = order[counts[k] - 1]
                 cuts.score[e, k], cuts.tie[e, k] = score[last], tie[last]
     return cuts
+
+
+def passing_of(name: str, events: Sequence[int], efficiency: float, fewest: int) -> list[int]:
+    """How many of each fold's sideband events are to pass; raises as `thresholds_of`."""
+    counts = [round(efficiency * n) for n in events]
+    if sum(counts) < fewest or any(n and not k for n, k in zip(events, counts, strict=True)):
+        raise ValueError(f"{name}: expected at least {fewest} sideband events, and one in each fold, to pass an "
+                         f"efficiency of {efficiency:g}, found {sum(events)} sideband events, of which {sum(counts)} "
+                         f"would; leave the efficiency out, or take wider sidebands or fewer folds")  # fmt: skip
+    return counts
 
 
 def _descending(score: Floats, tie: Floats, rows: Ints) -> Ints:

@@ -32,7 +32,7 @@ from ..templates.sidebands import Sidebands
 from .classifiers import Crossing, Learner
 from .importance import importance_of
 from .results import Hunt, HuntToys
-from .search import Found, Search, WindowFound
+from .search import Found, Search, WindowFound, whole
 from .toys import ToySource, hunt_toys
 
 __all__ = ["hunt"]
@@ -148,6 +148,8 @@ def hunt(
         resonance, features, windows, background=background, template=template, learner=learner,
         efficiencies=efficiencies, range=range, bins=bins, fewest=fewest, allow_resonance=allow_resonance,
     )  # fmt: skip
+    for name, value, least in (("importance", importance, 0), ("toys", toys, 0), ("seed", seed, None)):
+        whole(name, value, least)
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

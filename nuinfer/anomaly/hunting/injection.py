@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ... import hashing, tasks
+from ...errors import check_finite
 from ...events import Events
 from ...features import Features
 from ...nets import MLP, Network
@@ -44,7 +45,7 @@ from ..templates.sidebands import Sidebands
 from .classifiers import Crossing, Learner, Problem, fit_problems
 from .cwola import TRAINING
 from .results import Hunt
-from .search import Found, Search
+from .search import Found, Search, whole
 
 __all__ = ["InjectionLimits", "InjectionScan", "injection_scan"]
 
@@ -163,6 +164,8 @@ class InjectionScan(Record):
 
         Raises
         ------
+        TypeError
+            for something else than a hunt.
         ValueError
             for another hunt, no strength 0 among the strengths where no hunt is given, a level outside (0, 1).
         """
@@ -186,6 +189,8 @@ class InjectionScan(Record):
     def _background(self, hunt: Hunt | None) -> tuple[Floats, Floats, Floats, str]:
         """Observed and expected counts (W, E), the latter's deviation, and where they are from."""
         if hunt is not None:
+            if not isinstance(hunt, Hunt):
+                raise TypeError(f"hunt: expected a Hunt, found {type(hunt).__name__}")
             same = hunt.observed.shape == self.observed.shape[2:] and np.allclose(
                 hunt.efficiencies, self.efficiencies)  # fmt: skip
             if not same:
@@ -319,9 +324,9 @@ def injection_scan(
         resonance, features, windows, background=shape, template=template, learner=learner, efficiencies=efficiencies,
         range=range, bins=bins, fewest=fewest, allow_resonance=allow_resonance,
     )  # fmt: skip
-    if not isinstance(repeats, int | np.integer) or repeats < 1:
-        raise ValueError(f"repeats: expected an integer of at least 1, found {repeats!r}")
-    pair = _pair(background, signal, (resonance, *search.features.columns))
+    whole("repeats", repeats, 1)
+    whole("seed", seed, None)
+    pair = _pair(search, background, signal)
     done = tasks.run(
         _Injected(search, *pair, sizes, bootstrap), np.repeat(np.arange(len(sizes)), repeats).tolist(),
         seed=hashing.salt(seed, "injection") >> 1, executor=executor, checkpoint=checkpoint, progress=progress,
@@ -345,16 +350,28 @@ def _strengths(given: Sequence[float], events: int) -> Floats:
     return found
 
 
-def _pair(background: Events, signal: Events, columns: Sequence[str]) -> tuple[Events, Events]:
+def _pair(search: Search, background: Events, signal: Events) -> tuple[Events, Events]:
     """Both with the columns that are needed, and ids of the signal's own."""
+    columns = list(dict.fromkeys((search.resonance, *search.features.columns)))
     for name, events in (("background", background), ("signal", signal)):
         if (events.weight != 1).any():
             raise ValueError(f"{name}: expected events that weigh 1, to be counted, found weights from "
                              f"{events.weight.min():g} to {events.weight.max():g}")  # fmt: skip
-    kept = signal.keep(list(dict.fromkeys(columns)))
+    kept = signal.keep(columns)
+    _check_reach(search, kept)
     own = Events({name: kept[name] for name in kept.columns}, id=hashing.bits(np.arange(len(kept)), "injected").view(
         np.int64))  # fmt: skip
-    return background.keep(list(dict.fromkeys(columns))), own
+    return background.keep(columns), own
+
+
+def _check_reach(search: Search, signal: Events) -> None:
+    """Raise for a signal that no window can see, as one in other units."""
+    mass = np.asarray(signal.flat(search.resonance), np.float64)
+    check_finite(f"signal, column {search.resonance!r}", mass)
+    if not any(window.in_signal(mass).any() for window in search.windows):
+        regions = ", ".join("{:g} to {:g}".format(*window.signal) for window in search.windows)
+        raise ValueError(f"signal: expected events in some signal region ({regions}), found none of {len(mass)}, whose "
+                         f"{search.resonance!r} goes from {mass.min():g} to {mass.max():g}")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

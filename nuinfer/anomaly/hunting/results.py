@@ -303,7 +303,15 @@ class Hunt(Record):
     # -- the events
 
     def mask(self, window: int, efficiency: float) -> NDArray[np.bool_]:
-        """The events (N,) that pass an efficiency in a window, anywhere in the spectrum."""
+        """The events (N,) that pass an efficiency in a window, anywhere in the spectrum.
+
+        Raises
+        ------
+        ValueError
+            for a window or an efficiency that the hunt does not have.
+        """
+        if not 0 <= window < len(self.signal):
+            raise ValueError(f"window: expected a number from 0 to {len(self.signal) - 1}, found {window}")
         return np.asarray(self.level[window] > self._number(efficiency))
 
     def selected(self, events: Events, window: int, efficiency: float) -> Events:
@@ -312,12 +320,13 @@ class Hunt(Record):
         Raises
         ------
         ValueError
-            for other events than those of the hunt, or an efficiency that it does not have.
+            for other events than those of the hunt, or a window or an efficiency that it does not have.
         """
         if events.digest() != self.digest:
             raise ValueError(f"events: expected the {len(self.mass)} events of the hunt, in its order, found "
                              f"{len(events)} others")  # fmt: skip
-        return events.with_columns(score=self.scores[window]).select(self.mask(window, efficiency))
+        mask = self.mask(window, efficiency)
+        return events.with_columns(score=self.scores[window]).select(mask)
 
     def profile(self, window: int, bins: int = 30) -> tuple[Floats, Floats, Floats]:
         """Edges (bins + 1,), mean and standard error (bins,) of the score against mass; NaN in empty bins."""
@@ -359,10 +368,13 @@ class Hunt(Record):
                 f"{len(self.mass)} events; {self.network}, {self.members} members x {self.folds} {self.crossing} "
                 f"folds")  # fmt: skip
         lines = [head + (f"; {failed} of {self.p.size} tests WITHOUT A FIT)" if failed else ")")]
+        if failed:
+            lines.append(f"  the first of them: {next(text for text in self.status if text)}")
         if failed == self.p.size:
-            return lines[0]
+            return "\n".join(lines)
         w, e = self.best
-        lines.append(f"  smallest p = {self.p[w, e]:.3g} (Z = {self.z[w, e]:.2f}) from {self.signal[w, 0]:g} to "
+        z = z_of_p(self.p[w, e]) if self.p[w, e] > 0 else self.z[w, e]  # of this p, where it is a number
+        lines.append(f"  smallest p = {self.p[w, e]:.3g} (Z = {z:.2f}) from {self.signal[w, 0]:g} to "
                      f"{self.signal[w, 1]:g} at an efficiency of {self.efficiencies[e]:g}: {self.observed[w, e]:g} for "
                      f"{self.expected[w, e]:.4g} +- {self.errors[w, e]:.3g}")  # fmt: skip
         lines.append(f"  {self.global_p!r}")

@@ -6,7 +6,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import hashing, metrics
+from ...errors import check_finite
 from ...events import Events
 from ...features import Features, Inputs
-from ..bump.shapes import BackgroundShape
+from ..bump.shapes import BackgroundShape, check_spec
 from ..regions import Interval, Window
 from ..templates.base import BackgroundTemplate, FittedTemplate
 from .classifiers import Learner, Problem, Scorer, fit_problems
-from .counting import Counted, Cuts, count_window, passed, spectrum_edges, thresholds_of
+from .counting import Counted, Cuts, count_window, passed, passing_of, spectrum_edges, thresholds_of
 
-__all__ = ["Found", "Search", "WindowFound", "window_auc"]
+__all__ = ["Found", "Search", "WindowFound", "whole", "window_auc"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -102,12 +103,15 @@ class Search:
             raise ValueError(f"features: expected columns other than the resonance {resonance!r}, found it among them; "
                              f"a classifier tells windows apart by it, and carves a bump into the spectrum; if this is "
                              f"wanted, allow_resonance=True")  # fmt: skip
-        those = (windows,) if isinstance(windows, Window) else tuple(windows)
+        those = (windows,) if isinstance(windows, Window) else tuple(windows) if isinstance(windows, Iterable) else ()
         if not those or not all(isinstance(window, Window) for window in those):
-            raise TypeError(f"windows: expected Window(signal=, sidebands=) or several, found {windows!r}")
-        edges = spectrum_edges(_range(range, those), those, _whole("bins", bins, 4))
+            raise TypeError(f"windows: expected Window(signal=, sidebands=) or several, as sliding_windows makes them, "
+                            f"found {windows!r}")  # fmt: skip
+        check_spec("background", background, BackgroundShape)
+        check_spec("template", template, BackgroundTemplate)
+        edges = spectrum_edges(_range(range, those), those, whole("bins", bins, 4))
         return cls(resonance, seen, those, _efficiencies(efficiencies), background, template, learner, edges,
-                   _whole("fewest", fewest, 1))  # fmt: skip
+                   whole("fewest", fewest, 1))  # fmt: skip
 
     def named(self, number: int) -> str:
         """A window, for messages."""
@@ -148,11 +152,29 @@ class Search:
                 sample, self.resonance, self.features, window, seed=hashing.salt(seed, "template", number) >> 1,
                 folds=self.learner.folds, device=self.learner.device, checkpoint=where, progress=progress,
             )  # fmt: skip
+            if number == 0 and fitted.log_ratio is None:
+                self._check_cuts(sample, seed)
             found.append(self._problem(number, sample, inputs, fitted))
         return found
 
+    def _check_cuts(self, sample: Events, seed: int) -> None:
+        """What `thresholds_of` would say after everything is trained."""
+        fold, mass = hashing.fold(sample.id, self.learner.folds, seed, "fold"), _mass(sample, self.resonance)
+        for number, window in enumerate(self.windows):
+            rows = window.in_sidebands(mass) & (fold >= self.learner.first)
+            events = np.bincount(fold[rows], minlength=self.learner.folds)[self.learner.first :]
+            if (events > 0).all():  # else there are too many folds, which the classifiers say
+                for efficiency in self.efficiencies.tolist():
+                    passing_of(self.named(number), events.tolist(), efficiency, self.fewest)
+
     def _check(self, sample: Events) -> None:
+        if not isinstance(sample, Events):
+            raise TypeError(f"events: expected nuinfer.Events, found {type(sample).__name__}; "
+                            f"Events({{'m': ..., 'x': ...}}) takes columns")  # fmt: skip
         mass = _mass(sample, self.resonance)
+        if not len(mass):
+            raise ValueError("events: expected some, found none")
+        check_finite(f"column {self.resonance!r}", mass)  # else such events were in no window, without a word
         if (sample.weight != 1).any():
             raise ValueError(f"events: expected those that weigh 1, to be counted, found weights from "
                              f"{sample.weight.min():g} to {sample.weight.max():g}; weights of the background go into a "
@@ -256,7 +278,8 @@ def _range(given: Interval | None, windows: Sequence[Window]) -> Interval:
     low, high = min(w.range[0] for w in windows), max(w.range[1] for w in windows)
     if given is None:
         return low, high
-    ends = float(given[0]), float(given[1])
+    pair = np.asarray(given, np.float64).reshape(-1)
+    ends = (float(pair[0]), float(pair[1])) if pair.size == 2 else (np.nan, np.nan)
     if not (ends[0] < ends[1] and all(ends[0] < w.signal[0] and w.signal[1] < ends[1] for w in windows)):
         raise ValueError(f"range: expected (low, high) with room on both sides of all signal regions, found {given}; "
                          f"the windows need {low:g} to {high:g}")  # fmt: skip
@@ -270,7 +293,9 @@ def _efficiencies(given: Sequence[float]) -> Floats:
     return np.ascontiguousarray(found)
 
 
-def _whole(name: str, value: object, least: int) -> int:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, found {value!r}")
+def whole(name: str, value: object, least: int | None) -> int:
+    """An integer of at least ``least``; None for any."""
+    if not isinstance(value, int | np.integer) or (least is not None and value < least):
+        size = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name}: expected an integer{size}, found {value!r}")
     return int(value)

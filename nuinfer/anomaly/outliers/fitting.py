@@ -90,6 +90,8 @@ def fit_autoencoder(
     >>> bool(off > 50 * on)
     True
     """
+    if not isinstance(network, VAE):
+        raise TypeError(f"network: expected VAE, found {network!r}")
     positive_total("events", events.weight)
     used = selected(events)
     layout = Layout.fit(used, features, objects, scaling)

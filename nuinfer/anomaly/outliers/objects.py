@@ -39,8 +39,8 @@ class Objects:
     count:
         How many; softer ones are not seen.
     log, plain, angle:
-        Fields whose logarithm enters (positive; the first one orders the objects, the largest first), which enter as
-        they are, and angles in radians, of which cosine and sine do.
+        Fields whose logarithm enters (positive; the first one orders the objects, the largest first; without any they
+        stay in the order of their lists), which enter as they are, and angles in radians, of which cosine and sine do.
 
     Raises
     ------
@@ -157,6 +157,8 @@ class Layout:
         """The scales under abs(weight); ``ValueError`` for nothing to see, names given twice, or objects of none."""
         if isinstance(flat, str):
             raise TypeError(f"features: expected a list of names, found the single string {flat!r}")
+        if isinstance(objects, Objects) or not all(isinstance(kind, Objects) for kind in objects):
+            raise TypeError(f"objects: expected a list of Objects, found {objects!r}")
         names = [*flat, *(kind.name for kind in objects), *(name for kind in objects for name in kind.columns)]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"features, objects: expected at least one name, and each once, found {names}")
@@ -200,10 +202,12 @@ class Layout:
         Raises
         ------
         KeyError, TypeError, ValueError
-            as `Objects.entries`.
+            as `Objects.entries`; and for ragged columns of objects that were always there, and have no mask.
         """
         values, masks = [self.scales.flat(_matrix(events, self.flat))], []
         for kind, always in zip(self.objects, self.always, strict=True):
+            if always:
+                events.flat(kind.columns[0])  # says what is wrong
             entries, owner, place = kind.entries(events)
             at = torch.from_numpy(owner), torch.from_numpy(place)
             padded = torch.zeros(len(events), kind.count, len(kind.seen), dtype=torch.float64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ... import store
 from ...ensemble import Ensemble
+from ...errors import check_finite
 from ...events import Events
 from ...ratio.learned import key_of, shares
 from ...resample import Resample
@@ -59,7 +60,8 @@ class Autoencoder:
         Raises
         ------
         ValueError
-            for another score, one of the divergence where beta is 0, or columns that are not finite.
+            for another score, one of the divergence where beta is 0, or columns that are not finite, or so large that
+            scores are not.
         KeyError, TypeError
             for columns that are missing or of the wrong kind.
         """
@@ -77,7 +79,16 @@ class Autoencoder:
         return np.asarray(each[by])
 
     def means(self, events: Events) -> Floats:
-        """The latent means (K, N, L) of each member, which has axes of its own.  With folds they are averaged."""
+        """The latent means (K, N, L) of each member, which has axes of its own.
+
+        Raises
+        ------
+        ValueError
+            with folds, whose networks have axes of their own too; and as `score`.
+        """
+        if self.resample.folds > 1:
+            raise ValueError(f"means: expected an autoencoder without folds, found {self.resample.folds}, each "
+                             f"with latent axes of its own")  # fmt: skip
         return self._evaluated(events, "means")
 
     def errors(self, events: Events) -> dict[str, Floats]:
@@ -96,6 +107,7 @@ class Autoencoder:
         """Outputs (K, N, C) of each member, by the networks of each event's own fold."""
         inputs, stack = self.layout.inputs(events), Evaluated(stack_of(self.network, self.layout), what)
         found = Ensemble(stack, self.model.state, self.model.standardise.first(inputs.flat.shape[1])).log(inputs)
+        check_finite("outputs of the networks, in single precision", np.abs(found).max((0, 2)))
         r = self.resample
         if r.folds == 1:
             return found

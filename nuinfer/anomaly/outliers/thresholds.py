@@ -82,8 +82,8 @@ def rate_threshold(score: ArrayLike, rate: float, *, weight: ArrayLike | None = 
     Raises
     ------
     ValueError
-        for a rate outside of (0, 1), one that accepts less than one effective event, scores that are not finite, or
-        weights of another length or without a positive sum.
+        for a rate outside of (0, 1), one that accepts less than one effective event, or none since scores are tied at
+        the top, scores that are not finite, or weights of another length or without a positive sum.
 
     >>> found = rate_threshold(np.arange(1000.0), 0.05)
     >>> found.value, found.accepted, round(found.error, 4)
@@ -107,6 +107,10 @@ def rate_threshold(score: ArrayLike, rate: float, *, weight: ArrayLike | None = 
     value = _cut(values, above, rate)
     passes = s >= value
     accepted = float(w[passes].sum() / total)
+    if not accepted > 0:
+        raise ValueError(f"rate: expected one at which something passes, found {rate:g}: the largest score, "
+                         f"{values[0]:.6g}, is that of the fraction {above[0]:.4g} of the weight; break ties, or give "
+                         f"more events")  # fmt: skip
     error = float(np.sqrt(np.sum((w * (passes - accepted)) ** 2))) / total
     low, high = (_cut(values, above, r) for r in (accepted + error, accepted - error))
     return Threshold(value, float(rate), accepted, error, low, high, size)

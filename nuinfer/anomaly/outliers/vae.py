@@ -7,9 +7,10 @@ minimise
 .. math:: \frac12 \sum_k m_k (x_k - \hat x_k(z))^2 + \sum_o H(m_o, \hat m_o) + \beta\, K, \qquad
           K = \frac12 \sum_j \left(\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2\right)
 
-with z = mu + sigma epsilon drawn anew each epoch, the cross-entropy H, and K the divergence from N(0, 1).  That is the
-evidence lower bound of a decoder with normal errors of variance :math:`\beta`, in units of the columns' variances: what
-varies less than that is not worth a latent number.  With beta = 0 there is no noise and no K: an autoencoder.
+with z = mu + sigma epsilon drawn anew each epoch, the cross-entropy H, and K the divergence from N(0, 1).  Minus that,
+over :math:`\beta`, is the evidence lower bound of a decoder with normal errors of variance :math:`\beta`, in units of
+the columns' variances (masks count :math:`1/\beta` times): what varies less than that is not worth a latent number.
+With beta = 0 there is no noise and no K: an autoencoder.
 
 ==================  ==================================================================================================
 score               of an event
@@ -80,8 +81,7 @@ class VAE:
             raise ValueError(f"VAE: expected latent to be an integer of at least 1, found {self.latent!r}")
         if not (math.isfinite(self.beta) and self.beta >= 0):
             raise ValueError(f"VAE: expected a beta of at least 0, found {self.beta!r}")
-        if self.depth != 0:
-            self.part(1, 1)
+        MLP(width=self.width, depth=self.depth or 1, activation=self.activation)  # which says what is wrong
 
     def part(self, inputs: int, outputs: int) -> Stack:
         """Encoder or decoder."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ... import hashing
 from ...density import Density
+from ...errors import check_finite
 from ...events import Events
 from ...features import Features
 from ..regions import Interval, Window
@@ -55,6 +56,7 @@ class _Score:
         density, name = self.background.density, self.background.resonance
         check_bounds(events, list(density.columns), self.spec.bounds, self.spec.discrete)
         mass = np.asarray(events.flat(name), np.float64)
+        check_finite(f"column {name!r}", mass)
         random = self.background.spectrum.quantiles(self.region, hashing.uniform(events.id, self.seed, "anode mass"))
         inside = (mass >= self.region[0]) & (mass < self.region[1])
         there = events.with_columns({name: np.where(inside, mass, random)})
