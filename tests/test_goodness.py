@@ -464,6 +464,15 @@ def test_the_result_says_which_p_value_holds(reference: Events, tmp_path: Path) 
     assert (again.log_ratio(reference) == found.log_ratio(reference)).all()
 
 
+def test_a_reference_ten_times_too_large_has_a_finite_significance(reference: Events) -> None:
+    """The chi2's tail is below 1e-800."""
+    found = goodness_of_fit(NULL.data(25), reference.scaled_to(20_000.0), ["x"], toys=20, progress=False)
+    assert found.t > 4000
+    assert found.p_chi2 == 0
+    assert 50 < found.z_chi2 < np.sqrt(found.t)
+    assert np.isfinite(found.z)
+
+
 def test_the_figures_show_what_was_found(reference: Events) -> None:
     data = BULK.data(seed=36)
     found = goodness_of_fit(data, reference, ["x"], toys=40, progress=False)
@@ -518,6 +527,9 @@ def test_an_exact_reference_in_bins_goes_with_toys() -> None:
         ({"null": lambda rng: 3}, Exception, "gives int"),
         ({"nuisances": {"a": (NULL.reference(9, 1),)}}, ValueError, "nuisance 'a': expected two references"),
         ({"features": Features(["x"], hits=["q"])}, TypeError, "found clouds"),
+        ({"data": np.ones(5)}, TypeError, "data: expected Events, found ndarray"),
+        ({"method": "kernel"}, TypeError, "method: expected KernelFit.* found 'kernel'"),
+        ({"seed": None}, ValueError, "seed: expected a whole number from 0, found None"),
     ],
 )
 def test_bad_input_is_refused(changes: Mapping[str, Any], error: type[Exception], message: str) -> None:

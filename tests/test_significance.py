@@ -14,6 +14,7 @@ from nuinfer.anomaly.significance import (
     asymptotic_z,
     counting_z,
     li_ma_z,
+    log_chi2_p,
     log_on_off_p,
     log_p_of_z,
     log_poisson_p,
@@ -81,6 +82,20 @@ def test_poisson_tails_are_exact_at_any_distance(tail: Any, b: float) -> None:
     found = log_poisson_p(counts, b, tail=tail)
     for n, log_p in zip(counts, found, strict=True):
         assert log_p == pytest.approx(log_tail(n, b, tail), rel=1e-10, abs=1e-9)
+
+
+def test_tails_of_a_chi2_stay_numbers() -> None:
+    """Of two and four degrees of freedom in closed form, and where the two ways meet."""
+    t = np.array([0.0, 3.0, 50.0, 1200.0, 1400.0, 4000.0, 1e6])
+    np.testing.assert_allclose(log_chi2_p(t, 2), -t / 2, rtol=1e-13)
+    np.testing.assert_allclose(log_chi2_p(t, 4), np.log1p(t / 2) - t / 2, rtol=1e-13, atol=1e-15)
+    for dof in (1.0, 3.7, 13.0, 60.0):
+        exact = [float(mpmath.log(mpmath.gammainc(dof / 2, x / 2, mpmath.inf, regularized=True))) for x in t[1:]]
+        np.testing.assert_allclose(log_chi2_p(t[1:], dof), exact, rtol=1e-12)
+    with pytest.raises(ValueError, match="t: expected numbers from 0"):
+        log_chi2_p(-1.0, 3)
+    with pytest.raises(ValueError, match="dof: expected degrees of freedom above 0, found 0"):
+        log_chi2_p(1.0, [3, 0])
 
 
 def test_tails_of_a_count_overlap_in_it() -> None:

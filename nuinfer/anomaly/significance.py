@@ -32,6 +32,7 @@ __all__ = [
     "asymptotic_z",
     "counting_z",
     "li_ma_z",
+    "log_chi2_p",
     "log_on_off_p",
     "log_p_of_z",
     "log_poisson_p",
@@ -108,6 +109,32 @@ def log_p_of_z(z: ArrayLike) -> Floats:
     -5005.524
     """
     return np.asarray(special.log_ndtr(-np.asarray(z, np.float64)))
+
+
+def log_chi2_p(t: ArrayLike, dof: ArrayLike) -> Floats:
+    r""":math:`\ln P(\chi^2_k > t)` (*), also where it is too small to be a number.
+
+    Raises
+    ------
+    ValueError
+        for t below 0, degrees of freedom that are not positive, or numbers that are not finite.
+
+    >>> log_chi2_p(5000.0, 2).item()
+    -2500.0
+    """
+    k = _expectation("dof", dof)
+    if not (k > 0).all():
+        raise ValueError("dof: expected degrees of freedom above 0, found 0")
+    x, a = np.broadcast_arrays(_expectation("t", t) / 2, k / 2)
+    with np.errstate(divide="ignore"):
+        p = np.asarray(special.gammaincc(a, x))
+        log_p = np.asarray(np.log(p))
+    far = p < _TINY
+    if far.any():
+        x, a = x[far], a[far]
+        terms = _series(lambda k: (a - k) / x, x.shape)  # of half-integer a asymptotic, k stays far below x
+        log_p[far] = special.xlogy(a - 1, x) - x - special.gammaln(a) + np.log(terms)
+    return log_p
 
 
 # -- counts where the expectation is known -----------------------------------------------------------------------------
@@ -369,7 +396,7 @@ def _log_binomial(n: Floats, m: Floats, x: Floats) -> Floats:
 def _series(ratio: Callable[[int], Floats], shape: tuple[int, ...]) -> Floats:
     """1 + r(1) + r(1) r(2) + ...; in tails this far out the ratios are below 1 and fall, or tend to one below 1."""
     term, total, k = np.ones(shape), np.ones(shape), 0
-    while (term > 1e-17 * total).any():
+    while (np.abs(term) > 1e-17 * total).any():
         k += 1
         term = term * ratio(k)
         total = total + term

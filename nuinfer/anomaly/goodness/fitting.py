@@ -132,7 +132,9 @@ def goodness_of_fit(
     >>> bool(0.1 < found.log_ratio(Events({"x": [0.2]}))[0] < 0.4)                 # at the peak: 0.44, smoothed
     True
     """
-    features, method = Features.of(features), method or KernelFit()
+    method = KernelFit() if method is None else method
+    _check_types(data, reference, method, seed)
+    features = Features.of(features)
     _check(data, reference, features, method, nuisances or {}, null, toys)
     rng = np.random.default_rng([seed, 1])
     test: KernelTest | NetworkTest
@@ -292,6 +294,17 @@ def _checked_toy(events: object) -> Events:
 
 
 # -- input -------------------------------------------------------------------------------------------------------------
+
+
+def _check_types(data: object, reference: object, method: object, seed: object) -> None:
+    for what, given in (("data", data), ("reference", reference)):
+        if not isinstance(given, Events):
+            raise TypeError(f"{what}: expected Events, found {type(given).__name__}; Events({{'x': values}}) makes "
+                            f"some")  # fmt: skip
+    if not isinstance(method, KernelFit | NetworkFit):
+        raise TypeError(f"method: expected KernelFit(...) or NetworkFit(...), found {method!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed: expected a whole number from 0, found {seed!r}")
 
 
 def _check(

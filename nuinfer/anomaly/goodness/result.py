@@ -16,7 +16,7 @@ from ... import store
 from ...events import Events
 from ...features import Features
 from ...records import Arrays, Record
-from ..significance import z_of_log_p, z_of_p
+from ..significance import log_chi2_p, z_of_log_p, z_of_p
 from .basis import Basis
 from .rows import positions
 
@@ -164,7 +164,7 @@ class GoodnessOfFit(Record):
     @property
     def log_p_chi2(self) -> float:
         """The logarithm of the chi2's tail above t."""
-        return float(stats.chi2.logsf(max(self.t, 0.0), self.dof))
+        return float(log_chi2_p(max(self.t, 0.0), self.dof))
 
     @property
     def p_chi2(self) -> float:
@@ -200,7 +200,10 @@ class GoodnessOfFit(Record):
     @property
     def z(self) -> float:
         """The significance of `p`, a lower bound where that is an upper one."""
-        return self.z_chi2 if self.valid == "chi2" else float(z_of_p(self.p))
+        if self.valid == "chi2":
+            return self.z_chi2
+        count = len(self.toys) + self.failed
+        return float(z_of_p(min(self.p, count / (count + 1))))  # Z of p = 1 is -inf
 
     def __repr__(self) -> str:
         sign = {"toys": ("=", "="), "chi2": ("=", "="), "bound": ("<", ">")}[self.valid]
