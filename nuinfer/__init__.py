@@ -7,8 +7,6 @@ so that ``import nuinfer as nu`` costs next to nothing.
 
 from __future__ import annotations
 
-import importlib
-
 from .lazy import names_of
 
 __version__ = "0.1.0"
@@ -71,13 +69,7 @@ _MODULES = (
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
-_named, _ = names_of(__name__, _NAMES)
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    return _named(name)
+__getattr__, _ = names_of(__name__, _NAMES, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -120,6 +120,11 @@ print(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))
     assert in_a_child(code) == "[]"
 
 
+@pytest.mark.parametrize("name", ["anomaly.bump.scan_masses", "anomaly.significance.p_of_z", "unfolding.binned"])
+def test_modules_of_packages_load_when_they_are_used(name: str) -> None:
+    assert in_a_child(f"import nuinfer as nu; nu.{name}; print('yes')") == "yes"
+
+
 @pytest.mark.parametrize("name", nuinfer._NAMES)
 def test_every_name_resolves(name: str) -> None:
     value = getattr(nuinfer, name)

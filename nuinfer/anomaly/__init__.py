@@ -146,4 +146,6 @@ __all__ = [
     "z_of_p",
 ]
 
-__getattr__, __dir__ = names_of(__name__, _NAMES)
+_MODULES = ("bump", "goodness", "hunting", "mixtures", "outliers", "regions", "significance", "templates")
+
+__getattr__, __dir__ = names_of(__name__, _NAMES, _MODULES)

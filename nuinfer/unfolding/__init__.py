@@ -152,4 +152,6 @@ __all__ = [
     "wiener_svd",
 ]
 
-__getattr__, __dir__ = names_of(__name__, _NAMES)
+_MODULES = ("binned", "checks", "generative", "unbinned")
+
+__getattr__, __dir__ = names_of(__name__, _NAMES, _MODULES)
