@@ -422,8 +422,7 @@ def omnifold_throws(
         return _of_replicas(result.spectrum(binning), throws, refit)
     unfold: Unfold = functools.partial(_omnifolded, binning, members, throws.seed, options)
     if refit == "last layer":
-        resample = Resample.with_replicas(seed=throws.seed, members=members, replicas=PILOTS, validation=0.0)
-        fit = Fit(network, losses.by_name(loss), training, resample, device, None, progress, layers={})
+        fit = Fit(network, losses.by_name(loss), training, _piloted(throws.seed, members), device, None, progress, {})
         unfold = _refolding(fit, iterations, rules, binning, data, nominal, others)
     thrown = unfold_throws(
         unfold, data, simulation, throws, background=background, executor=executor, checkpoint=checkpoint,
@@ -451,6 +450,11 @@ def _omnifolded(
     many = members if seed == nominal else 1
     result = omnifold(data, simulation, background=background, members=many, seed=seed, progress=False, **options)
     return result.spectrum(binning)
+
+
+def _piloted(seed: int, members: int) -> Resample:
+    """The nominal networks, and the pilots of their last layers."""
+    return Resample.with_replicas(seed=seed, members=members, replicas=PILOTS, validation=0.0)
 
 
 def _refolding(

@@ -174,18 +174,19 @@ def omnifold(
     found = unfolded(start(piloted), iterations, group)
     refits = Refit.of(piloted, resample)
     again = unfolded(start(refits, *varied), iterations, group, factors)
-    replicas = _about_the_mean(again.replicas, found.weights, refits.own[members:])
-    return replace(found, replicas=replicas).with_data(data, background)
+    _move_about_the_mean(again.replicas, found.weights, refits.own[members:])
+    return replace(found, replicas=again.replicas).with_data(data, background)
 
 
-def _about_the_mean(replicas: Floats, weights: Floats, own: Sequence[int]) -> Floats:
-    """Replicas (R, events) of members' last layers: the factors by which they change a member are those of the mean.
+def _move_about_the_mean(replicas: Floats, weights: Floats, own: Sequence[int]) -> None:
+    """Replicas (R, events) of members' last layers, in place: the factors that change a member change the mean.
 
     Otherwise differences of members, which are the method's, would be in their spread.
     """
     mean = weights.mean(0)
     factors = np.divide(mean, weights, out=np.ones_like(weights), where=weights != 0)
-    return np.asarray(replicas * factors[list(own)])
+    for replica, member in zip(replicas, own, strict=True):
+        replica *= factors[member]
 
 
 def unfolded(run: Run, iterations: int, group: str | None, factors: Floats | None = None) -> Unfolded:

@@ -146,6 +146,5 @@ def profiled_omnifold(
     steps = [run.iterate(number) for number in range(iterations)]
     run.warn()
     settings = run.settings(iterations) | {"nuisances": list(model.names)}
-    weights = run.full_weights(0, members), run.replicas(None)
-    found = Unfolded(simulation, *weights, tuple(steps), seed, group, settings)
+    found = Unfolded(simulation, run.full_weights(0, members), run.replicas(None), tuple(steps), seed, group, settings)
     return run.result(found.with_data(data, background))
